@@ -15,7 +15,7 @@ use smtpwatch_common::{
 use smtpwatch_fuzz::{
     alphabet::{Word, octet},
     chain::encode,
-    frames::{Frame, Streams, kind},
+    frames::{Frame, Streams, TARGET, kind},
     operation::{self, Operation, what},
     wire,
 };
@@ -348,6 +348,7 @@ fn main() -> io::Result<()> {
     put("walk_gate", "octets", &frames(&starttls[..5], 0, 1))?;
     put("walk_gate", "orders", &ordered(stripped))?;
     put("walk_gate", "raw", &raw())?;
+    put("walk_gate", "encapsulated", &encapsulated())?;
     put("engine_pcap", "big-endian-nanoseconds", &pcap(&packets(stripped, kind::IP, 1460), Form::BIG_RAW))?;
     put("engine_pcap", "octets", &pcap(&packets(&starttls[..4], v6, 8), Form::PCAP))?;
     put("engine_pcap", "loopback", &pcap(&packets(DIALOGUES[5].1, kind::IP, 1460), Form::LOOPBACK))?;
@@ -555,6 +556,38 @@ fn raw() -> Vec<u8> {
     let mut input = Vec::new();
     let bodies = [&whole[0][..], &fragment, &udp, &arp, &web, &short_header, &whole[3][..40], &whole[3][..17], b""];
     for body in bodies {
+        Frame { kind: kind::RAW, order: 0, ahead: 0, flags: 0, body }.put(&mut input);
+    }
+    input
+}
+
+/// Packets of a connection that is followed, and of one that is not, in each encapsulation.
+fn encapsulated() -> Vec<u8> {
+    let whole = packets(DIALOGUES[0].1, 0, 1460);
+    let mut other = whole[3].clone();
+    other[34..36].copy_from_slice(&[0x9c, 0x3f]);
+    let outer = |protocol: u8, rest: &[u8]| {
+        let [high, low] = u16::try_from(20 + rest.len()).expect("a packet is short").to_be_bytes();
+        let header = [0x45, 0, high, low, 0, 1, 0x40, 0, 64, protocol, 0, 0, 203, 0, 113, 1, 203, 0, 113, 2];
+        [&TARGET[..], &[2, 0, 0, 0, 0, 2, 8, 0], &header, rest].concat()
+    };
+    let of_type = |kind: [u8; 2], rest: &[u8]| [&TARGET[..], &[2, 0, 0, 0, 0, 2], &kind, rest].concat();
+    let mut bodies = vec![whole[0].clone()];
+    for frame in [&whole[3], &other] {
+        let ip = &frame[14..];
+        let udp = |port: [u8; 2], header: &[u8]| outer(17, &[&[0xc0, 0], &port[..], &[0; 4], header, frame].concat());
+        bodies.extend([
+            udp([0x12, 0xb5], &[8, 0, 0, 0, 0, 0, 7, 0]),
+            udp([0x17, 0xc1], &[1, 0, 0x65, 0x58, 0, 0, 7, 0, 0, 0, 0, 0]),
+            outer(47, &[&[0xb0, 0, 8, 0], &[0; 12][..], ip].concat()),
+            outer(47, &[&[0x10, 0, 0x88, 0xbe], &[0; 12][..], frame].concat()),
+            outer(4, ip),
+            of_type([0x88, 0x64], &[&[0x11, 0, 0, 7, 0, 0, 0, 0x21], ip].concat()),
+            of_type([0x88, 0x47], &[&[0, 1, 0, 64, 0, 2, 1, 64], ip].concat()),
+        ]);
+    }
+    let mut input = Vec::new();
+    for body in &bodies {
         Frame { kind: kind::RAW, order: 0, ahead: 0, flags: 0, body }.put(&mut input);
     }
     input

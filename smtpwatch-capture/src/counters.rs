@@ -36,7 +36,8 @@ impl Counters {
 pub fn losses(counted: &[(Counter, u64)]) -> BTreeMap<String, u64> {
     let lost = counted.iter().filter_map(|(counter, total)| match counter.label() {
         Label::Dropped { reason } if *total > 0 => Some((reason.to_owned(), *total)),
-        Label::Dropped { .. } | Label::Packets { .. } => None,
+        // Mail in encapsulation belongs to no session that is followed.
+        Label::Dropped { .. } | Label::Packets { .. } | Label::Encapsulated(_) => None,
     });
     lost.collect()
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::{ifaddrs::getifaddrs, sys::socket::SockProtocol};
-use smtpwatch_common::Link;
+use smtpwatch_common::{Encapsulation, Link};
 
 use super::{
     netlink::{NLM_DUMP, each_attribute, number, request},
@@ -100,6 +100,25 @@ pub fn all() -> io::Result<BTreeMap<u32, Interface>> {
     Ok(links()?.into_iter().map(|(index, device)| (index, device.interface)).collect())
 }
 
+/// The interfaces of this namespace that are up and show the packets within an encapsulation. MPLS has none: the kernel
+/// removes the labels where it routes.
+///
+/// # Errors
+///
+/// The kernel does not list the interfaces.
+pub fn ends(encapsulation: Encapsulation) -> io::Result<Vec<Interface>> {
+    let kinds: &[&str] = match encapsulation {
+        Encapsulation::Vxlan => &["vxlan"],
+        Encapsulation::Geneve => &["geneve"],
+        Encapsulation::Gre => &["gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan"],
+        Encapsulation::Ipip => &["ipip", "sit", "ip6tnl"],
+        Encapsulation::Pppoe => &["ppp"],
+        Encapsulation::Mpls => &[],
+    };
+    let ends = links()?.into_values().filter(|device| device.up && kinds.contains(&device.kind.as_str()));
+    Ok(ends.map(|device| device.interface).collect())
+}
+
 /// An interface and its place in the stack of devices.
 #[derive(Clone, Debug)]
 struct Device {
@@ -110,6 +129,8 @@ struct Device {
     below: Option<u32>,
     /// Index of the bridge, bond or VRF that this device is a member of.
     master: Option<u32>,
+    /// Whether it is in use; tunnel modules create devices that are not (`gre0`, `tunl0`, `sit0`).
+    up: bool,
 }
 
 /// Snapshot of the interfaces and addresses of this namespace.
@@ -180,6 +201,7 @@ const MAX_STACK: u8 = 8;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
+const IFF_UP: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
@@ -198,7 +220,8 @@ fn links() -> io::Result<BTreeMap<u32, Device>> {
             let hardware = u16::from_ne_bytes([*low, *high]);
             let tunnel = is_tunnel(hardware);
             let interface = Interface { name: String::new(), index, link: link_layer(hardware), address: None, tunnel };
-            found.insert(index, device(interface, hardware, &body[16..]));
+            let up = number(body, 8).is_some_and(|flags| flags & IFF_UP != 0);
+            found.insert(index, device(interface, hardware, up, &body[16..]));
         }
         ControlFlow::Continue(())
     })?;
@@ -208,9 +231,9 @@ fn links() -> io::Result<BTreeMap<u32, Device>> {
 /// Hardware type of Ethernet (include/uapi/linux/if_arp.h: ARPHRD_ETHER).
 const ETHERNET: u16 = 1;
 
-fn device(interface: Interface, hardware: u16, attributes: &[u8]) -> Device {
+fn device(interface: Interface, hardware: u16, up: bool, attributes: &[u8]) -> Device {
     let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
-    let mut device = Device { interface, kind: String::new(), below: None, master: None };
+    let mut device = Device { interface, kind: String::new(), below: None, master: None, up };
     let mut elsewhere = false;
     each_attribute(attributes, |kind, value| match kind {
         IFLA_ADDRESS if hardware == ETHERNET => device.interface.address = value.try_into().ok(),
@@ -321,7 +344,7 @@ mod tests {
         let device = |index: u32, kind: &str, below: Option<u32>, master: Option<u32>| {
             let name = format!("if{index}");
             let interface = Interface { name, index, link: Some(Link::Ethernet), address: None, tunnel: false };
-            (index, Device { interface, kind: kind.to_owned(), below, master })
+            (index, Device { interface, kind: kind.to_owned(), below, master, up: true })
         };
         let devices = BTreeMap::from([
             device(2, "", None, Some(5)),

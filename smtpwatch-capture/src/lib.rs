@@ -19,6 +19,7 @@ pub mod capabilities;
 pub mod connections;
 mod control;
 pub mod counters;
+mod encapsulated;
 pub mod interfaces;
 mod link;
 pub mod listeners;
@@ -59,6 +60,7 @@ use attach::Attachments;
 use connections::Carried;
 use control::Position;
 use counters::Counters;
+use encapsulated::Hidden;
 use interfaces::{Interface, Inventory};
 use netlink::Changes;
 use object::LoadSettings;
@@ -335,6 +337,7 @@ pub struct Capture {
     counters: Arc<Counters>,
     /// Map of the kernel programs: Ethernet address by interface index, with two bytes of padding.
     link_addresses: HashMap<MapData, u32, [u8; 8]>,
+    hidden: Hidden,
     clock: Clock,
     log: Option<EbpfLogger<KernelLog>>,
     /// An unreadable record was already logged.
@@ -383,6 +386,7 @@ impl Capture {
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
             link_addresses,
+            hidden: Hidden::new(map(&mut object, "ENCAPSULATED")?),
             clock: Clock::start()?,
             log,
             undecodable: false,
@@ -624,6 +628,17 @@ impl Capture {
             Some(flow) => self.control.obey(order, Position { flow, server_next: 0 }),
             None => Ok(()),
         }
+    }
+
+    /// Mail in encapsulation that passed a watched interface during the last minutes while no watched interface showed
+    /// its inner packets: one line for each interface and encapsulation, with the remedy. Each line is logged once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not return what its programs have noted.
+    pub fn encapsulated(&mut self) -> Result<Vec<String>, CaptureError> {
+        let watched = self.watched();
+        self.hidden.read(&watched)
     }
 
     /// Handle to the counters of the kernel programs.

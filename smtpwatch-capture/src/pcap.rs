@@ -13,7 +13,7 @@ use pcap_parser::{
     Block, EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader,
     traits::PcapNGPacketBlock,
 };
-use smtpwatch_common::{Direction, headers::Link};
+use smtpwatch_common::{Direction, encapsulation::is_encapsulating_type, headers::Link};
 use smtpwatch_core::Timestamp;
 
 /// Size of one read in bytes; also the initial capacity for a block.
@@ -22,6 +22,8 @@ const BUFFER: usize = 64 * 1024;
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
 /// Shortest block of a pcapng file in bytes: its type, and its length twice (draft-ietf-opsawg-pcapng §3.1).
 const MIN_BLOCK: u32 = 12;
+/// Length of an Ethernet header in bytes.
+const ETHERNET_LEN: u32 = 14;
 /// Maximum number of interfaces of one section.
 const MAX_INTERFACES: usize = 4_096;
 
@@ -219,6 +221,7 @@ impl Section {
             report.skipped += 1;
             return;
         };
+        let direction = || flagged.or_else(|| cooked_direction(interface.linktype, data));
         match strip(interface.linktype, data) {
             Stripped::To(link, bytes) => {
                 let stripped = u32::try_from(data.len() - bytes.len()).unwrap_or(u32::MAX);
@@ -226,10 +229,22 @@ impl Section {
                     at: at(interface),
                     interface: &interface.name,
                     interface_index: index,
-                    direction: flagged.or_else(|| cooked_direction(interface.linktype, data)),
+                    direction: direction(),
                     link,
                     bytes,
                     wire_len: wire_len.saturating_sub(stripped),
+                });
+            }
+            Stripped::Other(kind, rest) => {
+                let stripped = u32::try_from(data.len() - rest.len()).unwrap_or(u32::MAX);
+                on(CapturedPacket {
+                    at: at(interface),
+                    interface: &interface.name,
+                    interface_index: index,
+                    direction: direction(),
+                    link: Link::Ethernet,
+                    bytes: &in_ethernet(kind, rest),
+                    wire_len: wire_len.saturating_sub(stripped).saturating_add(ETHERNET_LEN),
                 });
             }
             Stripped::NotIp => {}
@@ -241,6 +256,12 @@ impl Section {
             }
         }
     }
+}
+
+/// A packet of a cooked capture with an Ethernet header, where the gate finds its type.
+#[cold]
+fn in_ethernet(ether_type: u16, rest: &[u8]) -> Vec<u8> {
+    [&[0; 12], ether_type.to_be_bytes().as_slice(), rest].concat()
 }
 
 impl Interface {
@@ -280,6 +301,8 @@ fn units(resolution: u8) -> u128 {
 
 enum Stripped<'a> {
     To(Link, &'a [u8]),
+    /// An EtherType that encapsulates, and the bytes after it.
+    Other(u16, &'a [u8]),
     NotIp,
     Unsupported,
 }
@@ -313,6 +336,9 @@ fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
                 return data.get(header..).map_or(Stripped::NotIp, |rest| Stripped::To(Link::Ip, rest));
             }
             Some(0x8100 | 0x88a8 | 0x9100) => (protocol, header) = (header + 2, header + 4),
+            Some(kind) if is_encapsulating_type(kind) => {
+                return data.get(header..).map_or(Stripped::NotIp, |rest| Stripped::Other(kind, rest));
+            }
             _ => return Stripped::NotIp,
         }
     }

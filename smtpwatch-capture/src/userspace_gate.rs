@@ -10,8 +10,8 @@ use std::{
 
 use indexmap::IndexMap;
 use smtpwatch_common::{
-    Counter, Direction, Env, FlowKey, FlowState, Flows, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Segment, Side, Slice, Tag,
+    Counter, Direction, Encapsulation, Env, FlowKey, FlowState, Flows, Link, Order, Outcome, Packet as _, PortSet,
+    Record, RecordBuffer, Scratch, Segment, Side, Slice, Tag,
     fast_path::{SEEDS, SLOTS},
     gate, process,
     record::UID_UNKNOWN,
@@ -43,6 +43,15 @@ pub struct CapturedFrame<'a> {
     pub direction: Option<Direction>,
 }
 
+/// Packets that the snap length of a capture has cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cuts {
+    /// Within the bytes of a dialogue. Not counted: a message, what is under TLS, and the rest of a session that is unknown.
+    pub dialogue: u64,
+    /// Within the headers: whether these packets are mail is not known.
+    pub headers: u64,
+}
+
 /// The gate with its flow table.
 ///
 /// ```
@@ -62,6 +71,7 @@ pub struct UserspaceGate {
     muted: MutedTags,
     scratch: Box<Scratch>,
     counters: [u64; Counter::COUNT as usize],
+    cuts: Cuts,
     serial: u32,
 }
 
@@ -82,6 +92,7 @@ impl UserspaceGate {
             muted: MutedTags::new(),
             scratch: Box::new(Scratch::EMPTY),
             counters: [0; Counter::COUNT as usize],
+            cuts: Cuts::default(),
             serial: 0,
         }
     }
@@ -105,10 +116,14 @@ impl UserspaceGate {
     /// Processes one packet; `emit` receives every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
-        let Self { ports, local, muted, counters, .. } = self;
-        let mut host = Run { frame, ports, local, muted, counters, emit };
+        let Self { ports, local, muted, counters, cuts, .. } = self;
+        let mut host = Run { frame, ports, local, muted, counters, cuts, emit };
         let scratch = &mut *self.scratch;
-        process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
+        let outcome = process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch));
+        if outcome == Outcome::Truncated && packet.captured() < packet.len() {
+            self.cuts.headers += 1;
+        }
+        outcome
     }
 
     /// Applies an order of the engine, from the flow's next packet on. An order for an unknown flow has no effect.
@@ -125,6 +140,12 @@ impl UserspaceGate {
         if state.phase != gate::Phase::Muted {
             gate::obey(state, &control::translate(order, at, self.serial).1, None);
         }
+    }
+
+    /// Packets that the capture has cut: see [`Cuts`].
+    #[must_use]
+    pub const fn cuts(&self) -> Cuts {
+        self.cuts
     }
 
     /// The value of a counter.
@@ -149,6 +170,7 @@ struct Run<'a, E> {
     local: &'a [Network],
     muted: &'a mut MutedTags,
     counters: &'a mut [u64; Counter::COUNT as usize],
+    cuts: &'a mut Cuts,
     emit: E,
 }
 
@@ -219,6 +241,13 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
     fn count(&mut self, counter: Counter) {
         self.counters[counter as usize] += 1;
     }
+
+    fn note_cut(&mut self) {
+        self.cuts.dialogue += 1;
+    }
+
+    // Capture files have few interfaces: the counters tell enough.
+    fn note_encapsulated(&mut self, _: Encapsulation) {}
 }
 
 /// Direction of a segment if exactly one of its ends is in `local`.

@@ -1,6 +1,6 @@
 //! What the kernel counts, one slot per CPU.
 
-use crate::Direction;
+use crate::{Direction, Encapsulation};
 
 /// One counter. The value is its index in the kernel's per-CPU array.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -32,11 +32,24 @@ pub enum Counter {
     Forged,
     /// Packets lost because every scratch of the CPU was taken: programs preempt each other on PREEMPT_RT.
     NoScratch,
+    /// Packets with mail in VXLAN whose inner packets are not seen; see [`encapsulation`](crate::encapsulation). These packets and
+    /// those of the next counters are among the other ones too.
+    Vxlan,
+    /// The same in Geneve.
+    Geneve,
+    /// The same in GRE.
+    Gre,
+    /// The same in IP.
+    Ipip,
+    /// The same in PPPoE.
+    Pppoe,
+    /// The same in MPLS.
+    Mpls,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 19;
 
     /// Every counter, in the order of the array.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -53,6 +66,12 @@ impl Counter {
         Self::Unparsed,
         Self::Forged,
         Self::NoScratch,
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Gre,
+        Self::Ipip,
+        Self::Pppoe,
+        Self::Mpls,
     ];
 
     /// The counter of forwarded packets of a direction.
@@ -82,6 +101,20 @@ impl Counter {
         }
     }
 
+    /// The counter of packets with mail in an encapsulation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn encapsulated(encapsulation: Encapsulation) -> Self {
+        match encapsulation {
+            Encapsulation::Vxlan => Self::Vxlan,
+            Encapsulation::Geneve => Self::Geneve,
+            Encapsulation::Gre => Self::Gre,
+            Encapsulation::Ipip => Self::Ipip,
+            Encapsulation::Pppoe => Self::Pppoe,
+            Encapsulation::Mpls => Self::Mpls,
+        }
+    }
+
     /// What kind of counter this is, with its metric labels.
     #[must_use]
     pub const fn label(self) -> Label {
@@ -99,6 +132,12 @@ impl Counter {
             Self::Unparsed => Label::Dropped { reason: "unparsed" },
             Self::Forged => Label::Dropped { reason: "forged" },
             Self::NoScratch => Label::Dropped { reason: "no_scratch" },
+            Self::Vxlan => Label::Encapsulated(Encapsulation::Vxlan),
+            Self::Geneve => Label::Encapsulated(Encapsulation::Geneve),
+            Self::Gre => Label::Encapsulated(Encapsulation::Gre),
+            Self::Ipip => Label::Encapsulated(Encapsulation::Ipip),
+            Self::Pppoe => Label::Encapsulated(Encapsulation::Pppoe),
+            Self::Mpls => Label::Encapsulated(Encapsulation::Mpls),
         }
     }
 }
@@ -118,6 +157,8 @@ pub enum Label {
         /// Label `reason`.
         reason: &'static str,
     },
+    /// `smtpwatch_encapsulated_packets_total`, with its label `encapsulation`.
+    Encapsulated(Encapsulation),
 }
 
 #[cfg(test)]
@@ -128,6 +169,13 @@ mod tests {
     fn index_is_position() {
         for (position, counter) in Counter::ALL.into_iter().enumerate() {
             assert_eq!(counter as usize, position);
+        }
+    }
+
+    #[test]
+    fn an_encapsulation_has_its_counter() {
+        for encapsulation in Encapsulation::ALL {
+            assert_eq!(Counter::encapsulated(encapsulation).label(), Label::Encapsulated(encapsulation));
         }
     }
 }

@@ -18,6 +18,7 @@
 
 use crate::{
     Counter, Env, FlowKey, Link, Outcome, Packet, Side,
+    encapsulation::{is_encapsulating_protocol, is_encapsulating_type},
     flow_key::Address,
     gate::CONTROL,
     headers::{
@@ -166,6 +167,8 @@ fn classify<P: Packet, E: Env>(packet: &P, env: &E) -> Option<Verdict> {
         IPV4 => classify_ipv4(&head, env),
         IPV6 => classify_ipv6(&packet.words::<{ ETHERNET_LEN + IPV6_LEN + TCP_LEN }>()?, env),
         VLAN | QINQ | QINQ_OLD => None,
+        // It may hold mail in an encapsulation: the slow path decides.
+        kind if is_encapsulating_type(u16::from_be(kind)) => None,
         _ => Some(Verdict::Other),
     }
 }
@@ -176,8 +179,9 @@ fn classify_ipv4<W: Words, E: Env>(head: &W, env: &E) -> Option<Verdict> {
     if head.octet::<14>() != 0x45 {
         return None;
     }
-    if head.octet::<23>() != PROTOCOL_TCP {
-        return Some(Verdict::Other);
+    let protocol = head.octet::<23>();
+    if protocol != PROTOCOL_TCP {
+        return other(protocol, || u16::from_be(head.half::<36>()));
     }
     // A fragment (RFC 791): the slow path counts it.
     if head.half::<20>() & 0x3fff_u16.to_be() != 0 {
@@ -202,7 +206,7 @@ fn classify_ipv6<W: Words, E: Env>(head: &W, env: &E) -> Option<Verdict> {
     }
     let next = head.octet::<20>();
     if next != PROTOCOL_TCP {
-        return if is_extension(next) { None } else { Some(Verdict::Other) };
+        return if is_extension(next) { None } else { other(next, || u16::from_be(head.half::<56>())) };
     }
     let ports = head.word::<54>();
     if !any_watched(env, ports) {
@@ -217,6 +221,12 @@ fn classify_ipv6<W: Words, E: Env>(head: &W, env: &E) -> Option<Verdict> {
     let sums = sums.add(head.word::<38>()).add(head.word::<42>()).add(head.word::<46>()).add(head.word::<50>());
     let tag = sums.add(ports).tag();
     if env.is_muted(tag) { Some(Verdict::Muted) } else { None }
+}
+
+/// The verdict on a packet that is not TCP. It may hold mail in an encapsulation: the slow path decides.
+#[inline(always)]
+fn other(protocol: u8, target: impl FnOnce() -> u16) -> Option<Verdict> {
+    if is_encapsulating_protocol(protocol, target) { None } else { Some(Verdict::Other) }
 }
 
 /// Whether the source or the destination port is watched; `ports` is the first word of the TCP header.

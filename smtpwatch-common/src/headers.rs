@@ -146,7 +146,7 @@ impl Segment {
 /// Result of [`parse_headers`].
 #[derive(Debug)]
 pub enum ParsedPacket<'s> {
-    /// Not TCP over IP.
+    /// Not TCP over IP. The packet may hold TCP in an encapsulation: see [`encapsulation`](crate::encapsulation).
     NotTcp,
     /// TCP between ports that are not watched.
     NotWatched,
@@ -240,11 +240,11 @@ pub(crate) const ETHER_QINQ_OLD: u16 = 0x9100;
 
 // IANA protocol numbers; the extension headers of RFC 8200 §4.
 pub(crate) const PROTOCOL_TCP: u8 = 6;
-const HOP_BY_HOP: u8 = 0;
+pub(crate) const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const DESTINATION: u8 = 60;
+pub(crate) const DESTINATION: u8 = 60;
 
 #[inline(always)]
 fn parse_stepwise<'s, P: Packet>(

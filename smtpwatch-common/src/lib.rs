@@ -3,8 +3,8 @@
 //!
 //! The crate is compiled for the kernel and for userspace. [`process()`] takes one packet through it in both: fast path
 //! ([`mod@fast_path`]), headers ([`headers`]), binding of the flow to its sides ([`binding`]), gate ([`gate`]), record
-//! ([`record`]). The two builds differ behind three traits: [`Packet`] (how bytes are read), [`Flows`] (where flow state
-//! is stored) and [`Env`] (clock, ring, counters).
+//! ([`record`]). Mail within tunnels is counted ([`encapsulation`]). The two builds differ behind three traits: [`Packet`]
+//! (how bytes are read), [`Flows`] (where flow state is stored) and [`Env`] (clock, ring, counters).
 //!
 //! Written for the kernel's verifier: no allocation, no recursion, every loop has a constant bound, and no byte is read
 //! before its length is checked.
@@ -17,6 +17,7 @@ extern crate std;
 pub mod binding;
 pub mod checksum;
 pub mod counters;
+pub mod encapsulation;
 pub mod fast_path;
 pub mod flow_key;
 pub mod gate;
@@ -30,6 +31,7 @@ pub mod tail;
 pub use binding::{Admission, Binding};
 pub use checksum::Checksum;
 pub use counters::Counter;
+pub use encapsulation::Encapsulation;
 pub use fast_path::{Tag, fast_path};
 pub use flow_key::{Address, FlowKey, Side};
 pub use gate::{FlowState, Order};

@@ -24,7 +24,7 @@
 
 use core::{fmt, mem::offset_of};
 
-use crate::{FlowKey, FlowState, Segment, Side, flow_key::Address, tail::TailBuffer};
+use crate::{FlowKey, FlowState, Segment, Side, encapsulation::Walk, flow_key::Address, tail::TailBuffer};
 
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
 pub const WIRE_ABI: u8 = 3;
@@ -225,6 +225,8 @@ pub struct Scratch {
     pub fresh: FlowState,
     /// Key for the look-up of an order.
     pub ordered: FlowKey,
+    /// Where the search for mail in an encapsulation is.
+    pub walk: Walk,
 }
 
 /// A record as it is built.
@@ -246,6 +248,7 @@ impl Scratch {
         sent: false,
         fresh: FlowState::EMPTY,
         ordered: FlowKey::EMPTY,
+        walk: Walk::START,
     };
 }
 

@@ -9,16 +9,16 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use smtpwatch_common::{
-    CHUNK, Counter, Direction, Env, FlowKey, FlowState, Flows, Header, Link, Order, Outcome, RecordBuffer, Scratch,
-    Tag, fast_path,
-    process::{process_slow_path, scan_body_end},
+    CHUNK, Counter, Direction, Encapsulation, Env, FlowKey, FlowState, Flows, Header, Link, Order, Outcome,
+    RecordBuffer, Scratch, Tag, fast_path,
+    process::{count_encapsulated, process_slow_path, scan_body_end},
     record::UID_UNKNOWN,
 };
 
 use crate::{
     maps::{
-        ATTRIBUTION, COUNTERS, FLOWS, LINK_ADDRESSES, MUTED, OPENING, ORDERS, PORTS, RING, SCRATCH, SCRATCHES, SEEDS,
-        ScratchSlot, Slot,
+        ATTRIBUTION, COUNTERS, ENCAPSULATED, FLOWS, LINK_ADDRESSES, MUTED, OPENING, ORDERS, PORTS, RING, SCRATCH,
+        SCRATCHES, SEEDS, ScratchSlot, Slot,
     },
     packet::{SkbPacket, XdpPacket},
 };
@@ -31,14 +31,36 @@ pub fn xdp(context: &XdpContext) {
         return;
     }
     let Some(scratch) = black_box(claim_scratch()) else { return };
-    if black_box(xdp_closely(context.ctx, scratch)) == SEARCH {
+    let follows = black_box(xdp_closely(context.ctx, scratch));
+    if follows == SEARCH {
         black_box(xdp_search(context.ctx, scratch));
+    } else if follows == NOT_TCP {
+        black_box(xdp_encapsulated(context.ctx, scratch));
     }
     ScratchSlot::release(scratch);
 }
 
 /// What the functions below return where [`Outcome::Search`] is the outcome.
 const SEARCH: u32 = 1;
+/// The same for [`Outcome::NotTcp`].
+const NOT_TCP: u32 = 2;
+
+/// The step that has to follow an outcome; zero: none.
+#[inline(always)]
+fn follows(outcome: Outcome) -> u32 {
+    match outcome {
+        Outcome::Search => SEARCH,
+        Outcome::NotTcp => NOT_TCP,
+        Outcome::Other
+        | Outcome::Muted
+        | Outcome::Forwarded
+        | Outcome::Fragment
+        | Outcome::Unparsed
+        | Outcome::Truncated
+        | Outcome::FlowTableFull
+        | Outcome::Forged => 0,
+    }
+}
 
 // A function of its own: the fast path must not pay for its registers and stack. It returns a value, and the caller
 // takes it, because the verifier looks at the return register also where nothing is returned.
@@ -51,7 +73,7 @@ fn xdp_closely(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at XDP on interface {}", what, interface());
     }
-    if outcome == Outcome::Search { SEARCH } else { 0 }
+    follows(outcome)
 }
 
 #[inline(never)]
@@ -63,6 +85,15 @@ fn xdp_search(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     0
 }
 
+#[inline(never)]
+fn xdp_encapsulated(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
+    let context = &XdpContext::new(context);
+    let interface = || context.ingress_ifindex() as u32;
+    let mut env = KernelEnv { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
+    count_encapsulated(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut env, scratch);
+    0
+}
+
 /// Takes a packet at TC through the gate.
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
@@ -71,8 +102,11 @@ pub fn skb(context: &TcContext, link: Link, direction: Direction) {
         return;
     }
     let Some(scratch) = black_box(claim_scratch()) else { return };
-    if black_box(skb_closely(context.skb.skb, link, direction, scratch)) == SEARCH {
+    let follows = black_box(skb_closely(context.skb.skb, link, direction, scratch));
+    if follows == SEARCH {
         black_box(skb_search(context.skb.skb, direction, scratch));
+    } else if follows == NOT_TCP {
+        black_box(skb_encapsulated(context.skb.skb, link, direction, scratch));
     }
     ScratchSlot::release(scratch);
 }
@@ -85,13 +119,20 @@ fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction, scratch: &
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), env.interface());
     }
-    if outcome == Outcome::Search { SEARCH } else { 0 }
+    follows(outcome)
 }
 
 #[inline(never)]
 fn skb_search(skb: *mut __sk_buff, direction: Direction, scratch: &mut Scratch) -> u32 {
     let context = &TcContext::new(skb);
     scan_body_end(&SkbPacket(context), &mut FlowTable, &mut skb_env(skb, direction), scratch);
+    0
+}
+
+#[inline(never)]
+fn skb_encapsulated(skb: *mut __sk_buff, link: Link, direction: Direction, scratch: &mut Scratch) -> u32 {
+    let context = &TcContext::new(skb);
+    count_encapsulated(&SkbPacket(context), link, &mut FlowTable, &mut skb_env(skb, direction), scratch);
     0
 }
 
@@ -124,7 +165,7 @@ fn skb_env(skb: *mut __sk_buff, direction: Direction) -> impl Env {
 #[inline(always)]
 fn noteworthy(outcome: Outcome) -> Option<&'static str> {
     match outcome {
-        Outcome::Other | Outcome::Muted | Outcome::Forwarded | Outcome::Search => None,
+        Outcome::Other | Outcome::Muted | Outcome::Forwarded | Outcome::Search | Outcome::NotTcp => None,
         Outcome::Fragment => Some("TCP in a fragment"),
         Outcome::Unparsed => Some("unparsed packet"),
         Outcome::Truncated => Some("truncated packet"),
@@ -258,6 +299,18 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Env for KernelEnv<I, O> {
     #[inline(always)]
     fn count(&mut self, counter: Counter) {
         count(counter);
+    }
+
+    #[inline(always)]
+    fn note_encapsulated(&mut self, encapsulation: Encapsulation) {
+        let interface = self.interface();
+        match ENCAPSULATED.get_ptr_mut(&interface) {
+            // SAFETY: an aligned word in a map value, which lives until the program ends. A bit that another CPU overwrites comes back
+            // with its next packet.
+            Some(seen) => unsafe { *seen |= encapsulation.bit() },
+            // Where the map is full, the counter alone shows the packet.
+            None => _ = ENCAPSULATED.insert(&interface, &encapsulation.bit(), 0),
+        }
     }
 }
 

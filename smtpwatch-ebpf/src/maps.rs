@@ -22,6 +22,11 @@ pub static OPENING: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entrie
 #[map]
 pub static LINK_ADDRESSES: HashMap<u32, [u8; 8]> = HashMap::with_max_entries(4_096, 0);
 
+/// The encapsulations ([`Encapsulation::bit`](smtpwatch_common::Encapsulation::bit)) in which mail passed an interface and was not
+/// followed, by interface index. The daemon removes what it has read.
+#[map]
+pub static ENCAPSULATED: HashMap<u32, u32> = HashMap::with_max_entries(1_024, 0);
+
 /// Orders of the daemon for flows that need not be forwarded in full.
 #[map]
 pub static ORDERS: LruHashMap<FlowKey, Order> = LruHashMap::with_max_entries(65_536, 0);

@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc};
 
 use smtpwatch_capture::{
     pcap::{self, FileReport, PcapFileError},
-    userspace_gate::{CapturedFrame, UserspaceGate},
+    userspace_gate::{CapturedFrame, Cuts, UserspaceGate},
 };
-use smtpwatch_common::{Counter, PortSet, counters::Label};
+use smtpwatch_common::{Counter, Encapsulation, PortSet, counters::Label};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Output, Timestamp,
@@ -52,6 +52,10 @@ pub struct Summary {
     pub findings: u64,
     /// Records of packets with unknown direction.
     pub undirected: u64,
+    /// Packets with mail in an encapsulation that is not analysed, in the order of [`Encapsulation::ALL`].
+    pub encapsulated: [u64; Encapsulation::ALL.len()],
+    /// Packets that the capture's snap length has cut.
+    pub cuts: Cuts,
 }
 
 /// Index of the first interface of a capture file: it must differ from the loopback index of this host.
@@ -129,9 +133,11 @@ impl Replay {
         for counter in Counter::ALL {
             match counter.label() {
                 Label::Dropped { .. } => self.summary.unread += self.gate.counter(counter),
-                Label::Packets { .. } => {}
+                Label::Packets { .. } | Label::Encapsulated(_) => {}
             }
         }
+        self.summary.encapsulated = Encapsulation::ALL.map(|one| self.gate.counter(Counter::encapsulated(one)));
+        self.summary.cuts = self.gate.cuts();
         self.summary
     }
 }

@@ -152,22 +152,70 @@ pub fn link_header(linktype: u32, leaves: bool) -> Vec<u8> {
 
 /// A pcap file, with nanosecond time stamps if `nanos`, big-endian if `big`.
 pub fn pcap(packets: &[Packet], linktype: u32, nanos: bool, big: bool) -> Vec<u8> {
+    let frames: Vec<_> = packets
+        .iter()
+        .map(|packet| (packet.at_ns, [link_header(linktype, leaves(&packet.ip)), packet.ip.clone()].concat()))
+        .collect();
+    pcap_of_frames(&frames, (linktype, usize::MAX), nanos, big)
+}
+
+/// A pcap file of frames with their times, each cut at `snap` bytes.
+pub fn pcap_of_frames(frames: &[(u64, Vec<u8>)], (linktype, snap): (u32, usize), nanos: bool, big: bool) -> Vec<u8> {
     let u32_ = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let u16_ = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let mut file = Vec::new();
     file.extend(u32_(if nanos { 0xa1b2_3c4d } else { 0xa1b2_c3d4 }));
     file.extend([u16_(2), u16_(4)].concat());
     file.extend([u32_(0), u32_(0), u32_(262_144), u32_(linktype)].concat());
-    for packet in packets {
-        let data = [link_header(linktype, leaves(&packet.ip)), packet.ip.clone()].concat();
-        let length = u32::try_from(data.len()).unwrap();
-        let fraction = packet.at_ns % 1_000_000_000;
-        file.extend(u32_(u32::try_from(packet.at_ns / 1_000_000_000).unwrap()));
+    for (at_ns, frame) in frames {
+        let captured = &frame[..frame.len().min(snap)];
+        let fraction = at_ns % 1_000_000_000;
+        file.extend(u32_(u32::try_from(at_ns / 1_000_000_000).unwrap()));
         file.extend(u32_(u32::try_from(if nanos { fraction } else { fraction / 1_000 }).unwrap()));
-        file.extend([u32_(length), u32_(length)].concat());
-        file.extend(data);
+        for length in [captured.len(), frame.len()] {
+            file.extend(u32_(u32::try_from(length).unwrap()));
+        }
+        file.extend(captured);
     }
     file
+}
+
+/// Wraps a packet in an outer Ethernet frame, in the form that [`link_header`] has for a packet that leaves.
+pub mod wrap {
+    /// An Ethernet frame of this EtherType.
+    pub fn ethernet(ether_type: u16, rest: &[u8]) -> Vec<u8> {
+        [[0_u8; 12].as_slice(), &ether_type.to_be_bytes(), rest].concat()
+    }
+
+    /// An outer IPv4 packet, with the checksum of its header.
+    pub fn ipv4(protocol: u8, rest: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(20 + rest.len()).unwrap().to_be_bytes();
+        let mut ip = vec![0x45, 0, high, low, 0, 1, 0x40, 0, 64, protocol, 0, 0, 203, 0, 113, 1, 203, 0, 113, 2];
+        let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        ip[10..12].copy_from_slice(&(!folded).to_be_bytes());
+        ip.extend(rest);
+        ip
+    }
+
+    /// VXLAN (RFC 7348) around an IPv4 packet, from the outer IPv4 header on.
+    pub fn vxlan(ip: &[u8]) -> Vec<u8> {
+        let inner = ethernet(0x0800, ip);
+        let [high, low] = u16::try_from(16 + inner.len()).unwrap().to_be_bytes();
+        let header = [0xc0, 0, 0x12, 0xb5, high, low, 0, 0, 8, 0, 0, 0, 0, 0, 7, 0];
+        ipv4(17, &[&header[..], &inner].concat())
+    }
+
+    /// GRE (RFC 2784) around an IPv4 packet, from the outer IPv4 header on.
+    pub fn gre(ip: &[u8]) -> Vec<u8> {
+        ipv4(47, &[&[0, 0, 8, 0], ip].concat())
+    }
+
+    /// A PPPoE session packet (RFC 2516) around an IPv4 packet, without a link header.
+    pub fn pppoe(ip: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(2 + ip.len()).unwrap().to_be_bytes();
+        [&[0x11, 0, 0, 7, high, low, 0, 0x21], ip].concat()
+    }
 }
 
 /// An interface of a pcapng file: name, link type, `if_tsresol`.

@@ -190,6 +190,7 @@ impl AppState {
         let mut losses = BTreeMap::new();
         for (name, label, what) in [
             ("smtpwatch_kernel_dropped_total", "reason", "kernel"),
+            ("smtpwatch_encapsulated_packets_total", "encapsulation", "encapsulated"),
             ("smtpwatch_reassembly_gaps_total", "cause", "gap"),
             ("smtpwatch_flows_evicted_total", "reason", "evicted"),
             ("smtpwatch_output_failures_total", "output", "output"),

@@ -639,8 +639,10 @@ impl CaptureThread {
                     self.outputs.metrics.kernel_packets(direction.as_str(), outcome, total);
                 }
                 Label::Dropped { reason } => self.outputs.metrics.kernel_dropped(reason, total),
+                Label::Encapsulated(encapsulation) => self.outputs.metrics.encapsulated(encapsulation, total),
             }
         }
+        self.health.set_encapsulated(self.capture.encapsulated()?);
         while let Some(request) = self.writer.request() {
             let removed =
                 self.pipeline.history_mut().forget(|key| smtpwatch_core::policy::history::is_peer(key, &request.peer));

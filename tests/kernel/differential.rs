@@ -422,6 +422,58 @@ fn oddity(dice: &mut Dice, packet: &[u8], start: usize) -> Vec<u8> {
     odd
 }
 
+/// A packet within an encapsulation, now and then with damaged headers. `start` is the offset of its IP header.
+fn encapsulated(dice: &mut Dice, packet: &[u8], start: usize) -> Vec<u8> {
+    let ip = &packet[start..];
+    let v6 = ip[0] >> 4 == 6;
+    let kind: [u8; 2] = if v6 { [0x86, 0xdd] } else { [8, 0] };
+    let frame = [&[0; 12][..], &kind, ip].concat();
+    let udp = |port: u16, rest: &[u8]| {
+        let length = u16::try_from(8 + rest.len()).unwrap_or(u16::MAX).to_be_bytes();
+        [&[0xc0, 0][..], &port.to_be_bytes(), &length, &[0, 0], rest].concat()
+    };
+    let (mut protocol, mut ether_type) = (17, None);
+    let rest;
+    match dice.below(if start > 0 { 6 } else { 4 }) {
+        0 => rest = udp(*dice.pick(&[4789, 8472]), &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &frame].concat()),
+        1 => {
+            let options = u8::try_from(dice.below(8)).unwrap();
+            let header = [options, 0, 0x65, 0x58, 0, 0, 7, 0];
+            rest = udp(6081, &[&header[..], &vec![0; usize::from(options) * 4], &frame].concat());
+        }
+        2 => {
+            protocol = 47;
+            let flags = *dice.pick(&[0, 0x20, 0x30, 0xb0]);
+            let optional = vec![0; 4 * (flags & 0xb0_u8).count_ones() as usize];
+            rest = [&[flags, 0][..], &kind, &optional, ip].concat();
+        }
+        3 => (protocol, rest) = (if v6 { 41 } else { 4 }, ip.to_vec()),
+        4 => {
+            let ppp = if v6 { 0x57 } else { 0x21 };
+            (ether_type, rest) = (Some([0x88, 0x64]), [&[0x11, 0, 0, 7, 0, 0, 0, ppp], ip].concat());
+        }
+        _ => (ether_type, rest) = (Some([0x88, 0x47]), [&[0, 1, 0, 64, 0, 2, 1, 64], ip].concat()),
+    }
+    let mut outer = match ether_type {
+        Some(kind) => [&TARGET[..], &[2, 0, 0, 0, 0, 2], &kind, &rest].concat(),
+        None => {
+            let total = u16::try_from(20 + rest.len()).unwrap_or(u16::MAX).to_be_bytes();
+            let header = [0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, protocol, 0, 0, 203, 0, 113, 1, 203, 0, 113, 2];
+            let link = [&TARGET[..], &[2, 0, 0, 0, 0, 2, 8, 0]].concat();
+            [if start > 0 { &link[..] } else { &[] }, &header, &rest].concat()
+        }
+    };
+    match dice.below(8) {
+        0 => {
+            let at = dice.below(outer.len().min(90));
+            outer[at] ^= 1 << dice.below(8);
+        }
+        1 => outer.truncate(start + 20 + dice.below(outer.len() - start - 20)),
+        _ => {}
+    }
+    outer
+}
+
 fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
     let mut dice = Dice(seed);
     let mut pairs = Pair::all(interfaces);
@@ -445,6 +497,13 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
             let direction = sessions[index].direction(&mut dice, client);
             let interface = interfaces[usize::from(dice.one_in(30))];
             let (frame, raw) = (packet.ethernet(), packet.ip());
+            // Of another connection than the one that is followed, or of that one.
+            let hidden = dice.one_in(15).then(|| {
+                let inner =
+                    if dice.one_in(4) { packet.clone() } else { Packet { source_port: 39_999, ..packet.clone() } };
+                let inner = Packet { tags: Vec::new(), ..inner };
+                (encapsulated(&mut dice, &inner.ethernet(), 14), encapsulated(&mut dice, &inner.ip(), 0))
+            });
             let odd = dice.one_in(20).then(|| (oddity(&mut dice, &frame, 14), oddity(&mut dice, &raw, 0)));
             for pair in &mut pairs {
                 let (packet, odd) = match pair.link {
@@ -453,6 +512,9 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
                 };
                 pair.feed(packet, direction, interface);
                 odd.into_iter().for_each(|odd| pair.feed(odd, direction, interface));
+                if let Some((frame, raw)) = &hidden {
+                    pair.feed(if pair.link == Link::Ethernet { frame } else { raw }, direction, interface);
+                }
             }
         }
         if dice.one_in(15) {
@@ -496,7 +558,13 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
                 | Counter::Fragment
                 | Counter::Truncated
                 | Counter::Unparsed
-                | Counter::Forged => true,
+                | Counter::Forged
+                | Counter::Vxlan
+                | Counter::Geneve
+                | Counter::Gre
+                | Counter::Ipip => true,
+                // Devices without a link layer have neither.
+                Counter::Pppoe | Counter::Mpls => pair.link == Link::Ethernet,
             };
             assert_eq!(reached, expected, "{}: {counter:?} must be reached by the generator", pair.name());
         }

@@ -16,6 +16,7 @@ pub(crate) use need_root;
 mod attach;
 mod coexistence;
 mod differential;
+mod encapsulated;
 mod scratch;
 
 use smtpwatch_testkit::{packet, test_run};

@@ -5,7 +5,7 @@ use core::{cell::Cell, net::SocketAddr};
 use std::collections::HashSet;
 
 use super::*;
-use crate::{Direction, Order, PortSet, RecordBuffer, Slice};
+use crate::{Direction, Encapsulation, Order, PortSet, RecordBuffer, Slice};
 
 /// A table of muted flows that holds every tag, or none, and remembers which it was asked for.
 struct Flows {
@@ -52,6 +52,7 @@ impl Env for Flows {
         true
     }
     fn count(&mut self, _: Counter) {}
+    fn note_encapsulated(&mut self, _: Encapsulation) {}
 }
 
 /// The verdict of the fast path when every flow is muted.

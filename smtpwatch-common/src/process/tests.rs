@@ -73,6 +73,8 @@ struct Wire {
     serial: u32,
     records: Vec<(Header, Vec<u8>)>,
     counts: HashMap<u32, u64>,
+    /// Bits of the encapsulations that were noted.
+    encapsulated: u32,
 }
 
 impl Env for Wire {
@@ -119,6 +121,9 @@ impl Env for Wire {
     fn count(&mut self, counter: Counter) {
         *self.counts.entry(counter as u32).or_default() += 1;
     }
+    fn note_encapsulated(&mut self, encapsulation: Encapsulation) {
+        self.encapsulated |= encapsulation.bit();
+    }
 }
 
 impl Wire {
@@ -151,6 +156,7 @@ impl Wire {
             serial: 0,
             records: Vec::new(),
             counts: HashMap::new(),
+            encapsulated: 0,
         }
     }
 
@@ -1119,5 +1125,39 @@ fn any_3yz_reply_to_data_begins_the_body() {
         let mut wire = Wire::open(Some(Side::Client));
         wire.client(b"DATA\r\n").server(reply).client(b"body");
         assert_eq!(wire.seen().last().unwrap(), "C:body", "{reply:?}");
+    }
+}
+
+/// This frame within an IPv4 packet of protocol 4 (RFC 2003).
+fn within_ip(frame: &[u8]) -> Vec<u8> {
+    let inner = &frame[IP_START..];
+    let mut outer = [&frame[..IP_START], &inner[..20]].concat();
+    outer[IP_START + 2..IP_START + 4].copy_from_slice(&u16::try_from(20 + inner.len()).unwrap().to_be_bytes());
+    outer[IP_START + 9] = 4;
+    outer.extend(inner);
+    outer
+}
+
+/// The device at the end of a tunnel shows the inner packets, if it is watched: then nothing is hidden.
+#[test]
+fn ev29_mail_in_an_encapsulation_counts_where_its_flow_is_not_seen() {
+    for own in OWN {
+        let direction = own.map(|_| Direction::Ingress);
+        let mut wire = Wire::new(own);
+        let syn = wire.packet(Side::Client, SYN, CLIENT_ISN, b"");
+        let line = wire.packet(Side::Client, ACK, CLIENT_ISN, b"EHLO gw\r\n");
+        let answer = wire.packet(Side::Server, ACK, SERVER_ISN, b"250 mx\r\n");
+        assert_eq!(wire.pass(&within_ip(&syn), direction), Outcome::Other);
+        assert_eq!((wire.counted(Counter::Ipip), wire.encapsulated), (0, 0), "the inner device may show it later");
+        for packet in [&line, &answer] {
+            assert_eq!(wire.pass(&within_ip(packet), direction), Outcome::Other);
+        }
+        assert_eq!((wire.counted(Counter::Ipip), wire.encapsulated), (2, Encapsulation::Ipip.bit()));
+        assert_eq!((wire.counted(Counter::OtherIngress), wire.seen()), (3, vec![]), "each is counted once as such");
+        wire.handshake();
+        for packet in [&line, &answer] {
+            wire.pass(&within_ip(packet), direction);
+        }
+        assert_eq!(wire.counted(Counter::Ipip), 2, "the flow is seen");
     }
 }

@@ -19,6 +19,7 @@ pub struct Health {
     heartbeat: Mutex<Option<Instant>>,
     state: Mutex<CaptureStatus>,
     store: Mutex<StoreHealth>,
+    encapsulated: Mutex<Vec<String>>,
     stopping: AtomicBool,
 }
 
@@ -68,6 +69,11 @@ impl Health {
         *lock(&self.store) = store;
     }
 
+    /// Records mail in encapsulation that is not checked, one line for each interface and encapsulation.
+    pub fn set_encapsulated(&self, lines: Vec<String>) {
+        *lock(&self.encapsulated) = lines;
+    }
+
     /// The daemon is shutting down and not ready any more.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -94,7 +100,8 @@ impl Health {
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
         let StoreHealth { trouble, recovered } = lock(&self.store).clone();
-        trouble.into_iter().chain(recovered).map(|line| format!("store: {line}")).collect()
+        let store = trouble.into_iter().chain(recovered).map(|line| format!("store: {line}"));
+        store.chain(lock(&self.encapsulated).iter().cloned()).collect()
     }
 
     /// Why the daemon does not do its full work; empty if it is ready. An unwritable store is included here and not in
@@ -159,6 +166,11 @@ mod tests {
         assert_eq!((health.unhealthy(), health.not_watching()), (Vec::new(), Vec::new()), "a restart would not help");
         health.set_store(StoreHealth { trouble: None, recovered: Some("made again".to_owned()) });
         assert_eq!((health.unready(), health.degraded()), (Vec::new(), vec!["store: made again".to_owned()]));
+        let blind = vec!["mail in VXLAN passes eth0".to_owned()];
+        health.set_encapsulated(blind.clone());
+        assert_eq!((health.unready(), health.degraded()[1..].to_vec()), (Vec::new(), blind), "the rest is watched");
+        health.set_encapsulated(Vec::new());
+        assert_eq!(health.degraded(), ["store: made again"]);
         health.stopping();
         assert_eq!(health.unready(), ["stopping"]);
     }

@@ -2,6 +2,7 @@
 
 use std::io::{LineWriter, Write};
 
+use smtpwatch_common::Encapsulation;
 use smtpwatch_config::ConfigSource;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
@@ -80,6 +81,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
             summary.undirected
         );
     }
+    blind_spots(&summary).iter().for_each(|line| eprintln!("{line}"));
     Ok(match (whole, args.fail_on, loudest) {
         (false, ..) => Exit::Failure,
         (true, Some(limit), Some(loudest)) if loudest >= limit => Exit::Findings,
@@ -133,6 +135,33 @@ impl<W: Write> Report<W> {
             self.failed.get_or_insert(error);
         }
     }
+}
+
+/// What the capture hides, each with its remedy.
+fn blind_spots(summary: &Summary) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (encapsulation, packets) in Encapsulation::ALL.iter().zip(summary.encapsulated) {
+        if packets > 0 {
+            lines.push(format!(
+                "mail in {}, packets {packets}, is not analysed: capture where the encapsulation ends, on the inner interface",
+                encapsulation.name()
+            ));
+        }
+    }
+    if summary.cuts.dialogue > 0 {
+        lines.push(format!(
+            "{} mail packets are cut by the snap length of the capture, and their sessions are unknown: capture whole \
+             packets (tcpdump -s 0)",
+            summary.cuts.dialogue
+        ));
+    }
+    if summary.cuts.headers > 0 {
+        lines.push(format!(
+            "{} packets are cut within their headers by the snap length of the capture: capture whole packets (tcpdump -s 0)",
+            summary.cuts.headers
+        ));
+    }
+    lines
 }
 
 fn in_words(summary: &Summary) -> String {

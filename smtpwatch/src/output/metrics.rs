@@ -15,7 +15,7 @@ use prometheus::{
     process_collector::ProcessCollector,
 };
 use smtpwatch_capture::Hook;
-use smtpwatch_common::{Counter, Direction, counters::Label};
+use smtpwatch_common::{Counter, Direction, Encapsulation, counters::Label};
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
@@ -86,6 +86,7 @@ pub struct Metrics {
     probe_lost: IntCounterVec,
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
+    encapsulated: IntCounterVec,
     last_packet: GaugeVec,
     unwatched_connections: IntGaugeVec,
     route_lookups_dropped: IntCounterVec,
@@ -173,6 +174,12 @@ impl Metrics {
                 "kernel_dropped_total",
                 "Records that the kernel programs could not deliver (the packets themselves always pass).",
                 &["reason"],
+            )?,
+            encapsulated: counters(
+                r,
+                "encapsulated_packets_total",
+                "Packets with mail in an encapsulation whose inner packets no watched interface shows; this mail is not checked.",
+                &["encapsulation"],
             )?,
             last_packet: gauges(
                 r,
@@ -450,6 +457,12 @@ impl Metrics {
         self.kernel_dropped.with_label_values(&[reason]).inc_by(self.kernel_delta(("dropped", reason), total));
     }
 
+    /// Updates a counter of packets with mail in an encapsulation from its total since the kernel program was loaded.
+    pub fn encapsulated(&self, encapsulation: Encapsulation, total: u64) {
+        let label = encapsulation.as_str();
+        self.encapsulated.with_label_values(&[label]).inc_by(self.kernel_delta(("encapsulated", label), total));
+    }
+
     /// The registry in the text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
@@ -518,6 +531,7 @@ impl Metrics {
             match counter.label() {
                 Label::Packets { direction, outcome } => self.kernel_packets(direction.as_str(), outcome, 0),
                 Label::Dropped { reason } => self.kernel_dropped(reason, 0),
+                Label::Encapsulated(encapsulation) => self.encapsulated(encapsulation, 0),
             }
         }
         for role in Role::ALL {

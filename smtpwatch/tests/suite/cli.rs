@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::traffic::{self, CLIENT, START_NS};
+use crate::traffic::{self, CLIENT, START_NS, wrap};
 
 const OFFERED: &str = "250-STARTTLS\r\n250 8BITMIME\r\n";
 const STRIPPED: &str = "250 8BITMIME\r\n";
@@ -291,6 +291,35 @@ fn a_damaged_capture_is_judged_up_to_the_damage() {
         stderr(&output).contains("none.pcap is not a capture file")
             && stderr(&output).contains("cannot read /nonexistent")
     );
+}
+
+/// What a capture hides is said, with the remedy.
+#[test]
+fn what_a_capture_hides_is_said() {
+    let files = Files::new();
+    let mail = traffic::mail(CLIENT, START_NS, OFFERED);
+    let frames = |wrapped: fn(&[u8]) -> Vec<u8>| -> Vec<_> {
+        mail.iter().map(|packet| (packet.at_ns, wrap::ethernet(0x0800, &wrapped(&packet.ip)))).collect()
+    };
+    let vxlan = files.write("vxlan.pcap", traffic::pcap_of_frames(&frames(wrap::vxlan), (1, usize::MAX), false, false));
+    let cut = files.write("cut.pcap", traffic::pcap_of_frames(&frames(<[u8]>::to_vec), (1, 60), false, false));
+    let short = files.write("short.pcap", traffic::pcap_of_frames(&frames(<[u8]>::to_vec), (1, 40), false, false));
+    let output = run(&["replay", &vxlan, &cut, &short]);
+    assert_eq!((code(&output), stdout(&output)), (0, String::new()));
+    let text = stderr(&output);
+    let hidden = mail.len() - 1;
+    for expected in [
+        format!("mail in VXLAN, packets {hidden}, is not analysed: capture where the encapsulation ends"),
+        " mail packets are cut by the snap length of the capture, and their sessions are unknown: capture whole packets \
+         (tcpdump -s 0)"
+            .to_owned(),
+        format!("{} packets are cut within their headers", mail.len()),
+    ] {
+        assert!(text.contains(&expected), "{text}");
+    }
+    let whole = files.pcap("whole.pcap", &mail);
+    let text = stderr(&run(&["replay", &whole]));
+    assert!(!text.contains("cut") && !text.contains("not analysed"), "{text}");
 }
 
 #[test]

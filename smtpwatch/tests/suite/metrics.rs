@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use smtpwatch::output::metrics::Metrics;
+use smtpwatch_common::Encapsulation;
 use smtpwatch_core::{
     FlowKey, Role,
     engine::{SessionResult, SessionSummary},
@@ -11,7 +12,7 @@ use smtpwatch_core::{
 };
 
 /// Every permitted label, including those of the metrics themselves; any other label could expose addresses or names.
-const LABELS: [&str; 17] = [
+const LABELS: [&str; 18] = [
     "kind",
     "severity",
     "role",
@@ -29,6 +30,7 @@ const LABELS: [&str; 17] = [
     "source",
     "le",
     "version",
+    "encapsulation",
 ];
 const BUILD_LABELS: [&str; 3] = ["version", "revision", "rustc"];
 const SERIES_BUDGET: usize = 400;
@@ -186,7 +188,11 @@ fn the_kernels_counters_become_ours() {
     metrics.kernel_dropped("fragment", 5);
     metrics.kernel_dropped("unparsed", 5);
     metrics.kernel_packets("ingress", "other", 9);
+    metrics.encapsulated(Encapsulation::Vxlan, 2);
+    metrics.encapsulated(Encapsulation::Vxlan, 7);
     let text = metrics.render();
+    assert!(text.contains("smtpwatch_encapsulated_packets_total{encapsulation=\"vxlan\"} 7\n"));
+    assert!(text.contains("smtpwatch_encapsulated_packets_total{encapsulation=\"mpls\"} 0\n"));
     assert!(text.contains("smtpwatch_kernel_dropped_total{reason=\"fragment\"} 5\n"));
     assert!(text.contains("smtpwatch_kernel_packets_total{direction=\"ingress\",outcome=\"other\"} 9\n"));
 }
