@@ -32,6 +32,10 @@ impl Engine {
         if self.is_proxied(flow) {
             return;
         }
+        // A client that injects commands makes itself no history: a test tool would become known by what it tests.
+        if flow.role == Role::Server && seen.injected_commands.is_some() {
+            return;
+        }
         // Without an EHLO reply there is something to record only of a client that sent HELO, and of a server that refused EHLO.
         let answered = seen.capabilities.is_some();
         if !flow.at_stake() || !answered && !seen.helo {
