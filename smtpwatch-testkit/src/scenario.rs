@@ -310,6 +310,12 @@ impl Recorded {
     }
 }
 
+/// The indicators of a finding that cite this identifier of docs/threats.md, such as `FO-8`.
+pub fn citing<'a>(finding: &'a Finding, id: &str) -> Vec<&'a str> {
+    let cites = |line: &&str| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == id);
+    finding.indicators.iter().map(String::as_str).filter(cites).collect()
+}
+
 /// Whatever a test plays, the catalogue describes what the rules raise.
 fn assert_allowed(finding: &Finding) {
     let rule: RuleId = finding.rule.parse().expect("a row of the catalogue");

@@ -12,8 +12,8 @@ use smtpwatch_core::{
 };
 
 use crate::scenario::{
-    Dialogue, GREETING, MASKED, OFFER, OwnedSegment, Recorded, STRIPPED, client_hello, deliver, engine, greeted, hear,
-    hear_after, honest, honest_history, tls,
+    Dialogue, GREETING, MASKED, OFFER, OwnedSegment, Recorded, STRIPPED, citing, client_hello, deliver, engine,
+    greeted, hear, hear_after, honest, honest_history, tls,
 };
 
 fn plaintext_auth(talk: &Dialogue) {
@@ -45,7 +45,7 @@ fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert!(heard.kinds().contains(&Kind::StreamTampering) && heard.kinds().contains(&Kind::StarttlsStripped));
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
-    let quoted = tampering.indicators.iter().find(|line| line.contains("FO-1")).expect("both copies");
+    let [quoted] = citing(tampering, "FO-1")[..] else { panic!("{:?}", tampering.indicators) };
     assert!(quoted.contains("first copy: ABCD; only in the other: WXYZ"), "{quoted}");
 }
 
@@ -136,11 +136,7 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
 fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
     let heard = behind_a_decoy(|decoy| decoy.checksum_right = Some(false));
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{:?}", heard.sessions);
-    assert!(
-        heard.findings[0].indicators.iter().any(|line| line.contains("EV-9")),
-        "{:?}",
-        heard.findings[0].indicators
-    );
+    assert!(!citing(&heard.findings[0], "EV-9").is_empty(), "{:?}", heard.findings[0].indicators);
     // A link that damages packets: each arrives damaged and then intact.
     let mut talk = honest().stamped();
     let whole = talk.packets.clone();
@@ -488,7 +484,7 @@ fn ev27_a_reply_cut_so_that_a_rewriter_misses_it_is_evidence() {
     let heard = hear(&talk.close(), Vec::new());
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
     assert!(
-        tampering.indicators.iter().any(|line| line.contains("only in the other: STARTTLS")),
+        citing(tampering, "FO-1").iter().any(|line| line.contains("only in the other: STARTTLS")),
         "{:?}",
         tampering.indicators
     );

@@ -12,8 +12,8 @@ use smtpwatch_core::{
 };
 
 use crate::scenario::{
-    Dialogue, GREETING, OFFER, Recorded, STRIPPED, daily_history, deliver, engine, greeted, hear_after, hear_by,
-    honest, honest_history, tls,
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, citing, daily_history, deliver, engine, greeted, hear_after,
+    hear_by, honest, honest_history, tls,
 };
 
 /// A session under TLS whose EHLO reply has no offer.
@@ -250,7 +250,7 @@ fn another_name_at_an_address_of_long_standing() {
     let before: Vec<_> = (0..30).map(|day| honest().seen_by_server().at((day - 40) * 86_400)).collect();
     let heard = hear_after(&before, &in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsUnused], Severity::Low));
-    let names = heard.findings[0].indicators.iter().find(|line| line.contains("FP-21")).expect("both names");
+    let [names] = citing(&heard.findings[0], "FP-21")[..] else { panic!("{:?}", heard.findings[0].indicators) };
     assert!(names.contains("other.example.org") && names.contains("gw.example.org"), "{names}");
 }
 
