@@ -1,4 +1,5 @@
-//! Tells the program which sources and compiler it was built from. No network, no failure outside a checkout.
+//! Passes the revision of the sources and the version of the compiler to the program. Uses no network, and does not fail
+//! outside of a checkout.
 
 use std::process::Command;
 

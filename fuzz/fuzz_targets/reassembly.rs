@@ -51,7 +51,8 @@ struct Owner {
     own: Option<Option<Side>>,
     /// Next sequence number of both ends.
     next: [u32; 2],
-    /// Events were not drained at some time: later ones that do not fit are missing in the evidence too.
+    /// Events of this connection were left undrained at some time. While they wait, events that do not fit are missing
+    /// in the evidence too.
     undrained: bool,
     /// Position of both streams in the delivered data.
     delivered: [u64; 2],

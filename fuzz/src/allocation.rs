@@ -19,7 +19,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts a measurement; it ends every earlier one.
+    /// Starts a measurement. An earlier [`Watch`] becomes invalid.
     #[must_use]
     pub fn start() -> Self {
         let start = CURRENT.load(Relaxed);

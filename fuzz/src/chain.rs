@@ -4,9 +4,9 @@ use smtpwatch_core::policy::published::tlsa::Tlsa;
 
 /// The decoded input.
 pub struct Chain {
-    /// Made from the certificates, or of arbitrary data.
+    /// The TLSA records: of the certificates, or with arbitrary data.
     pub records: Vec<Tlsa>,
-    /// In DER, the server's own first; the last one may be truncated.
+    /// The certificates in DER, the server's own first; the last one may be truncated.
     pub certificates: Vec<Vec<u8>>,
     /// Time at which they were presented, seconds since 1970.
     pub at: i64,

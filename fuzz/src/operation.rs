@@ -1,4 +1,4 @@
-//! One step of the reassembly target: a segment near its stream's position, or an action of the connection's owner.
+//! One step of the reassembly target: a segment near its stream's position, or a call by the user of the connection.
 
 use arbitrary::Arbitrary;
 
@@ -15,12 +15,12 @@ pub struct Operation {
     pub ack: i16,
     /// Length of the payload, bytes.
     pub length: u16,
-    /// Bytes of it before the captured ones.
+    /// Number of payload bytes before the captured ones.
     pub offset: u8,
     /// Start offset of the payload in the source bytes: other numbers yield other bytes.
     pub fill: u8,
-    /// Milliseconds since the previous step. In the first step also which side this host is: 0 unknown, 1 the client, 2
-    /// the server, modulo 3.
+    /// Milliseconds since the previous step. In the first step, the value modulo 3 also says which side this host is: 0
+    /// unknown, 1 the client, 2 the server.
     pub after: u8,
 }
 
@@ -36,7 +36,7 @@ pub mod what {
     pub const UNDRAINED: u8 = 8;
     /// The verdict is final ([`smtpwatch_core::flow::Connection::settle`]) after the segment.
     pub const SETTLE: u8 = 16;
-    /// The connection is closed by its owner after the segment.
+    /// The connection is closed after the segment.
     pub const CLOSE: u8 = 32;
     /// `ahead` is in units of a thousand.
     pub const FAR: u8 = 64;

@@ -1,5 +1,5 @@
-//! Mail within encapsulation that passes a watched interface while no watched interface shows its inner packets:
-//! [`smtpwatch_common::encapsulation`] finds it in the kernel, here it is reported with the remedy.
+//! Reports mail in an encapsulation that passes a watched interface although no watched interface shows the inner
+//! packets, with the remedy. The kernel programs find it ([`smtpwatch_common::encapsulation`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,8 +39,8 @@ impl Hidden {
         Self { noted, found: BTreeMap::new() }
     }
 
-    /// Reads what the kernel programs have noted since the last call. Logs a line once for each interface and
-    /// encapsulation, and returns those of the last minutes.
+    /// Reads what the kernel programs have noted since the last call. Logs one line for each interface and
+    /// encapsulation, once. Returns the lines of those with mail in the last 15 minutes.
     pub(crate) fn read(&mut self, watched: &BTreeSet<u32>) -> Result<Vec<String>, CaptureError> {
         let noted: Vec<(u32, u32)> = self.noted.iter().collect::<Result<_, _>>().map_err(map_error)?;
         for (index, bits) in noted {

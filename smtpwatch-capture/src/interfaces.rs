@@ -129,7 +129,7 @@ struct Device {
     below: Option<u32>,
     /// Index of the bridge, bond or VRF that this device is a member of.
     master: Option<u32>,
-    /// Whether it is in use; tunnel modules create devices that are not (`gre0`, `tunl0`, `sit0`).
+    /// Whether the device is up. Tunnel modules create devices that are never used (`gre0`, `tunl0`, `sit0`).
     up: bool,
 }
 

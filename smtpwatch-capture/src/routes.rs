@@ -236,7 +236,7 @@ pub(crate) struct Packet {
     pub mark: Option<u32>,
 }
 
-/// Index of the interface that such a packet leaves by; `None` if it cannot leave, or stays on this host.
+/// Index of the interface by which the packet leaves; `None` if it cannot leave, or stays on this host.
 ///
 /// # Errors
 ///

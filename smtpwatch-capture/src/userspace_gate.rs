@@ -43,12 +43,13 @@ pub struct CapturedFrame<'a> {
     pub direction: Option<Direction>,
 }
 
-/// Packets that the snap length of a capture has cut.
+/// Number of packets that the snap length of a capture has cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cuts {
-    /// Within the bytes of a dialogue. Not counted: a message, what is under TLS, and the rest of a session that is unknown.
+    /// Bytes of a dialogue are missing. Cuts in a message body, in TLS records, and in a session that is already
+    /// unknown are not counted.
     pub dialogue: u64,
-    /// Within the headers: whether these packets are mail is not known.
+    /// Bytes of the headers are missing: whether such a packet is mail is not known.
     pub headers: u64,
 }
 
@@ -246,7 +247,7 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
         self.cuts.dialogue += 1;
     }
 
-    // Capture files have few interfaces: the counters tell enough.
+    // Capture files have few interfaces: the counters by encapsulation suffice.
     fn note_encapsulated(&mut self, _: Encapsulation) {}
 }
 
@@ -262,8 +263,8 @@ fn direction_by_address(local: &[Network], segment: &Segment) -> Option<Directio
     }
 }
 
-/// Tags of muted flows, and of flows without outgoing packets so far: one packet of those is reported, and they have
-/// no state.
+/// Tags of muted flows, and of flows from which no packet has left. A flow of the second kind has no state, and only
+/// its first packet is reported.
 struct MutedTags {
     seeds: [u64; SEEDS],
     /// Empty until there is a tag.

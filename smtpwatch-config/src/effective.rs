@@ -34,9 +34,9 @@ pub enum Origin {
 pub struct Effective {
     /// The table of the key; empty for top-level keys.
     pub table: &'static str,
-    /// The number of its rule, starting at 1; 0 outside of rules.
+    /// The number of the rule that the value belongs to, starting at 1; 0 outside of rules.
     pub rule: usize,
-    /// Its key.
+    /// The key of the value.
     pub key: &'static str,
     /// The value in TOML syntax.
     pub value: String,

@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 /// One key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// Its table; empty: outside of tables.
+    /// Table of the key; empty for a key at the top level.
     pub table: &'static str,
-    /// Its name.
+    /// Name of the key within its table.
     pub name: &'static str,
-    /// Its default in file syntax; `None`: it has none, and `example` shows the form.
+    /// Default in TOML syntax. `None`: there is no default, and `example` shows the syntax.
     pub default: Option<&'static str>,
-    /// An example, where the default does not show the form.
+    /// Example in TOML syntax; empty if the default shows the syntax.
     pub example: &'static str,
-    /// Its purpose; lines of a comment.
+    /// Purpose of the key, as a sentence for the shipped file and the manual.
     pub about: &'static str,
     /// Whether a reload applies it (SIGHUP, `POST /-/reload`); otherwise it needs a restart.
     pub reload: bool,

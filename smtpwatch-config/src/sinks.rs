@@ -28,7 +28,7 @@ smtpwatch_system::vocabulary! {
     /// Form of a finding in the journal.
     #[derive(Default, clap::ValueEnum)]
     pub enum JournalFormat {
-        /// Our own: `smtpwatch generate schema`.
+        /// The format of smtpwatch; `smtpwatch generate schema` prints its schema.
         #[default]
         Json = "json",
         /// Elastic Common Schema.

@@ -9,21 +9,21 @@ use crate::{Timestamp, smtp::TlsVersion};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Offers {
-    /// All of them.
+    /// All sessions.
     pub sessions: u64,
-    /// The EHLO reply, seen whole, offered STARTTLS.
+    /// Sessions whose EHLO reply was seen whole and offered STARTTLS.
     pub offered: u64,
-    /// It did not, or STARTTLS was refused.
+    /// Sessions whose EHLO reply did not offer STARTTLS, or in which STARTTLS was refused.
     pub withheld: u64,
-    /// TLS began.
+    /// Sessions in which TLS began.
     pub tls: u64,
-    /// Offered, not asked for, and no TLS: what a client does that does not see the offer.
+    /// Sessions with an offer that the client did not use. A client that does not receive the offer behaves like this.
     pub unused: u64,
-    /// Those of them in which a message was accepted in cleartext.
+    /// Unused offers after which a message was accepted in cleartext.
     pub content: u64,
-    /// A gap, one side only, or joined midstream: nothing can be said.
+    /// Sessions without a verdict: a gap, only one side seen, or joined midstream.
     pub unknown: u64,
-    /// When the newest of the unused ones ended.
+    /// End of the newest session with an unused offer.
     pub last_unused: Timestamp,
 }
 

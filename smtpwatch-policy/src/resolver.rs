@@ -1,7 +1,7 @@
 //! DNS with DNSSEC. Every query of this program goes through [`Resolver`], and [`Reply::read`] evaluates every
 //! answer.
 //!
-//! Validation is our own (RFC 4035 §5), through the configured name servers: no host on the path to them has to be
+//! smtpwatch validates itself (RFC 4035 §5), through the configured name servers: no host on the path to them has to be
 //! trusted. The name servers must pass signatures on; [`Resolver::start`] tests that.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

@@ -229,8 +229,8 @@ impl Export<'_> {
         table
     }
 
-    /// The rules in order: whether TLS is required, and of which peer (`None`: every peer). The second value says
-    /// whether a rule matches every peer.
+    /// The rules in order: whether the rule requires TLS, and its peer (`None`: every peer). The second value: whether a
+    /// rule matches every peer.
     fn exim_rules(&self, table: &mut Table) -> (Vec<(bool, Option<PeerPattern>)>, bool) {
         let mut items = Vec::new();
         for (at, (place, rule)) in self.rules().enumerate() {

@@ -200,7 +200,8 @@ pub struct Verified {
     pub removed_severity: RemovedSeverity,
     /// Which ones, those with the highest severity first; at most 100 entries.
     pub missing: Vec<Missing>,
-    /// Hash of the newest one, in hexadecimal: who writes it down elsewhere can tell later whether the end was cut off.
+    /// Hash of the newest finding, in hexadecimal. A copy of it in another place shows later whether the end of the chain
+    /// was removed.
     pub head: String,
     /// What is wrong; empty: nothing.
     pub broken: Vec<String>,

@@ -214,8 +214,8 @@ impl Worth {
     }
 }
 
-/// What an unknown client did in vain: all mail servers on the Internet get thousands of guesses. What this host does
-/// itself is not noise, whoever meets it.
+/// Whether a finding is about an attempt of an unknown client that failed: every mail server on the Internet gets
+/// thousands of guesses. What this host does itself is never noise.
 fn is_noise(finding: &Finding) -> bool {
     match Cause::of(finding).map_or(About::Peer, |cause| cause.about) {
         About::Guessing => true,

@@ -1,6 +1,6 @@
-//! Compares reports of other senders with what this host offered (docs/threats.md G9): finds in the report what its
-//! sender says about STARTTLS, and the record of the same days and addresses. [`reported`] judges the two. [`reconcile`]
-//! is the entry point of `smtpwatch tlsrpt import`.
+//! Compares TLS reports of other senders with what this host offered (docs/threats.md G9). It collects the sender's
+//! statements about STARTTLS and this host's record of the same days and addresses; [`reported`] compares them.
+//! [`reconcile`] is the entry point of `smtpwatch tlsrpt import`.
 
 use std::{
     collections::BTreeMap,
@@ -58,7 +58,7 @@ pub enum Unknown {
     OtherAddress(Vec<IpAddr>),
     /// This number of sessions was recorded with gaps.
     Gaps(u64),
-    /// Fewer sessions without use of the offer were recorded than the sender reports.
+    /// The sender reports more failed sessions than were recorded with an unused offer.
     TooFew(Offers),
 }
 
@@ -85,7 +85,8 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Compares a report with the record: `record` returns what a client was offered on a day at a port, by own address.
+/// Compares a report with the record. `record` returns the offers to one client on one day at one port, for each
+/// address of this host.
 ///
 /// # Errors
 ///

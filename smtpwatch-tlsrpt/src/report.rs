@@ -55,10 +55,10 @@ pub struct Report {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DateRange {
-    /// The start.
+    /// First second of the window.
     #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
     pub start_datetime: Timestamp,
-    /// The end.
+    /// Last second of the window; some senders write the first second after it.
     #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
     pub end_datetime: Timestamp,
 }
@@ -67,12 +67,12 @@ pub struct DateRange {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PolicyReport {
-    /// The policy.
+    /// The policy that applied to these sessions.
     pub policy: Policy,
-    /// The numbers of sessions.
+    /// Successful and failed sessions; both 0 if the report has no summary.
     #[serde(default, deserialize_with = "or_default")]
     pub summary: Summary,
-    /// Details of the failures.
+    /// The failed sessions, grouped by their details.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list::<_, _, FAILURES>")]
     pub failure_details: Vec<FailureDetails>,
 }
@@ -94,7 +94,7 @@ pub struct Policy {
     pub mx_host: Vec<String>,
 }
 
-/// The numbers of sessions.
+/// Numbers of sessions under one policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Summary {
@@ -110,7 +110,7 @@ pub struct Summary {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FailureDetails {
-    /// The result type.
+    /// Why these sessions failed.
     pub result_type: Word<ResultType>,
     /// The address of the sending MTA; empty if the report has none.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
@@ -124,7 +124,7 @@ pub struct FailureDetails {
     /// The address of the receiving host.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub receiving_ip: String,
-    /// Number of sessions.
+    /// Number of failed sessions with these details.
     #[serde(default, deserialize_with = "count")]
     pub failed_session_count: u64,
     /// URI of further information.
@@ -220,7 +220,7 @@ fn write_moment<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(&civil.strftime("%Y-%m-%dT%H:%M:%SZ"))
 }
 
-/// Parses an RFC 3339 time; without a zone it is taken as UTC, which the senders that omit it mean.
+/// Parses an RFC 3339 time. A time without a zone counts as UTC, because senders that omit the zone write UTC.
 fn read_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = String::deserialize(deserializer)?;
     let at = text.parse::<jiff::Timestamp>().ok().or_else(|| format!("{text}Z").parse().ok());

@@ -37,11 +37,11 @@ pub struct Task {
 /// The steps of a report's delivery.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Step {
-    /// Write it into the directory.
+    /// Write the report into the directory.
     Write,
-    /// Look up where the domain requests the report.
+    /// Look up the targets to which the domain wants its reports sent (its TLSRPT record).
     Find,
-    /// Send it.
+    /// Send the report to one target.
     Send(Target),
 }
 
@@ -57,7 +57,7 @@ impl Step {
     }
 }
 
-/// The enabled outputs.
+/// What the configuration enables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wants {
     /// Reports are written to the directory.
@@ -100,8 +100,8 @@ impl Schedule {
         Self { wants, tasks: BTreeMap::new(), days: BTreeSet::new(), dropped: 0 }
     }
 
-    /// Days that are over, can still be reported, and have not been returned before. The caller passes their domains to
-    /// [`Self::add`].
+    /// Returns each day once: when it is over, and while a report about it is still useful. The caller passes the
+    /// domains of the day to [`Self::add`].
     pub fn days(&mut self, now: Timestamp) -> Vec<Day> {
         let today = Day::of(now);
         let over = |day: &Day| now.0 >= (day.end() + GRACE).0;
@@ -111,12 +111,13 @@ impl Schedule {
         days.into_iter().filter(|day| self.days.insert(*day)).collect()
     }
 
-    /// The domains of a day could not be read: [`Self::days`] returns the day again.
+    /// Makes [`Self::days`] return the day again. For the case that its domains could not be read.
     pub fn again(&mut self, day: Day) {
         self.days.remove(&day);
     }
 
-    /// Adds a domain of such a day. `lot` spreads the sending times, `done` are the names of completed steps.
+    /// Adds the steps for one domain of a day that [`Self::days`] returned. `lot` is a random number that determines
+    /// the delay; `done` are the names of completed steps.
     pub fn add(&mut self, day: Day, domain: &str, lot: u64, done: &BTreeSet<String>, now: Timestamp) {
         let delay = lot % self.wants.max_delay.as_secs().saturating_add(1);
         let next = day.end() + GRACE + Duration::from_secs(delay);

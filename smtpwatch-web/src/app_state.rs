@@ -24,7 +24,8 @@ use super::{metrics::WebMetrics, server::Health};
 
 /// Maximum number of concurrent queries to the store; further queries wait.
 const MAX_READERS: usize = 4;
-/// Number of events that a slow listener may lag; beyond it the listener is asked to reload everything.
+/// Number of events by which a slow listener may lag. Beyond it the listener gets the event `lagged` and must reload
+/// everything.
 const MAX_LAG: usize = 256;
 
 /// The shared state; one instance per daemon.
@@ -44,51 +45,51 @@ pub struct AppState {
 #[derive(Clone)]
 pub struct EventBus(broadcast::Sender<FindingEvent>);
 
-/// A finding came on record.
+/// The event for a finding that was stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct FindingEvent {
-    /// The finding.
+    /// Identifier of the finding.
     pub finding: String,
-    /// Its incident.
+    /// Identifier of its incident.
     pub incident: String,
-    /// Findings of that incident, this one included.
+    /// Number of findings of that incident, including this one.
     pub findings: u64,
-    /// What happened.
+    /// Kind of the finding.
     pub kind: Kind,
-    /// Severity.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// When.
+    /// Time of the finding.
     pub time: Timestamp,
 }
 
-/// How the watch is doing.
+/// State of the daemon and of its capture.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
 pub struct Status {
     /// Version of smtpwatch.
     pub version: &'static str,
     /// When the daemon was started.
     pub started: Timestamp,
-    /// Now.
+    /// Time of this response.
     pub time: Timestamp,
-    /// Why it does not watch; empty: it does.
+    /// Why the daemon captures nothing, one reason per line; empty if it captures.
     pub not_watching: Vec<String>,
-    /// One line for each hook that is ours.
+    /// One line for each hook that smtpwatch is attached to.
     pub attached: Vec<String>,
-    /// One line for each thing that is wanted and missing.
+    /// One line for each configured hook or interface that is missing.
     pub missing: Vec<String>,
-    /// One line for each thing that does not work as it should, or was lost, while the daemon watches.
+    /// One line for each problem while the daemon captures: what fails, or what was lost.
     pub degraded: Vec<String>,
-    /// Sessions since the start, by how they came out.
+    /// Sessions since the start, by result.
     pub sessions: BTreeMap<String, u64>,
     /// Findings since the start, by severity.
     pub findings: BTreeMap<String, u64>,
-    /// Connections that are followed.
+    /// Number of connections that are followed.
     pub flows: u64,
-    /// Rows of history.
+    /// Number of rows of the history.
     pub peers: u64,
-    /// What was lost since the start, by reason; reasons without a loss are left out.
+    /// Number of losses since the start, by reason; reasons without a loss are left out.
     pub losses: BTreeMap<String, u64>,
-    /// What the store holds; `None`: it cannot be read.
+    /// Contents of the store; `None` if it cannot be read.
     pub store: Option<StoreCounts>,
 }
 

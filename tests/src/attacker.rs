@@ -1,8 +1,8 @@
 //! The attacker on the path: a transparent rewriter of the plaintext SMTP dialogue.
 //!
-//! nf_tables TPROXY hands it the connections that cross the router. It speaks to both ends from the other's address and
-//! port (`IP_TRANSPARENT` on both legs), so neither end sees any address change: what striptls and the carriers'
-//! proxies of docs/threats.md A1, A2 and C1 do.
+//! nf_tables TPROXY hands it the connections that cross the router. To each end it uses the address and port of
+//! the other end (`IP_TRANSPARENT` on both legs), so neither end sees an address change. striptls and the carriers'
+//! proxies of docs/threats.md A1, A2 and C1 work in the same way.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

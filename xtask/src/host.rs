@@ -1,4 +1,4 @@
-//! What the tasks use of the machine: the workspace, cargo, and a few Debian packages.
+//! Access to this machine for the tasks: the workspace, cargo, and a few Debian packages.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -52,13 +52,13 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The release binary `name` of the package of that name; it is built if it is out of date.
+/// Path of the release binary `name`, from the package of the same name. Builds it if it is out of date.
 pub fn dist_binary(name: &str) -> Result<PathBuf> {
     println!("building {name} (cargo build --profile dist)");
     binary(name, &["--profile", "dist"])
 }
 
-/// The test build of the binary; it is built if it is out of date.
+/// Path of the debug build of the binary `name`. Builds it if it is out of date.
 pub fn dev_binary(name: &str) -> Result<PathBuf> {
     binary(name, &[])
 }
@@ -74,7 +74,8 @@ fn binary(name: &str, profile: &[&str]) -> Result<PathBuf> {
         .with_context(|| format!("cargo names no executable {name}"))
 }
 
-/// The executables that cargo's JSON messages name: one message per line, and only the message about a program has one.
+/// The executables that cargo's JSON messages name. Each line is a message; only messages about programs name an
+/// executable.
 pub fn executables(messages: &[u8]) -> Vec<PathBuf> {
     let path = |line: &str| line.split_once("\"executable\":\"")?.1.split_once('"').map(|(path, _)| path.into());
     String::from_utf8_lossy(messages).lines().filter_map(path).collect()

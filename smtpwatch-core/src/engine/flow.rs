@@ -51,7 +51,7 @@ pub(super) struct Flow {
     /// Which side leaves this host, and through which interface.
     binding: Binding,
 
-    // Where the flow is in its life.
+    // Lifecycle.
     pub(super) lifecycle: Lifecycle,
     /// Engine time at the first segment: it decides which rules apply to the session.
     pub(super) begun: Timestamp,
@@ -155,8 +155,7 @@ impl Flow {
         admission
     }
 
-    /// An outgoing segment shows that this host is the opposite end of what the flow's first, incoming segment
-    /// suggested.
+    /// An outgoing segment shows that this host is not the end that the flow's first, incoming segment suggested.
     pub(super) fn is_refuted_by(&self, segment: &Segment<'_>) -> bool {
         !self.binding.is_bound() && segment.direction == Some(Direction::Egress) && segment.role != self.role
     }

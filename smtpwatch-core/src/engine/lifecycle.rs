@@ -1,4 +1,4 @@
-//! The life of a flow: [`Lifecycle`]. The engine moves a flow from state to state in `transitions`.
+//! The lifecycle of a flow: [`Lifecycle`]. The engine moves a flow from state to state in `transitions`.
 //!
 //! ```text
 //!                             answer of this host's side

@@ -92,7 +92,7 @@ impl Default for Settings {
 ///    history record over a newer one.
 /// 3. In live operation, call [`Self::tick`] about once a second, also while no segment arrives. A reader of captures
 ///    does not call it.
-/// 4. When a look-up that [`Output::LookupRequest`] asked for is done, call [`Self::apply`] with the result. An answer
+/// 4. When a look-up that [`Output::LookupRequest`] requested is done, call [`Self::apply`] with the result. An answer
 ///    may come late or never: a verdict waits for it at most
 ///    [`LOOKUP_TIMEOUT`](crate::policy::published::LOOKUP_TIMEOUT). Results that were not requested are accepted too,
 ///    for example those of an earlier run.

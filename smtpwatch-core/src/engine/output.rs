@@ -41,7 +41,7 @@ pub enum Output {
     HistoryForgotten(Forgotten),
 }
 
-/// Order from the engine to the gate about one flow. It is the only message against the direction of the data.
+/// Order from the engine to the gate about one flow. No other message flows against the direction of the data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GateOrder {
     /// The flow to which the order applies.

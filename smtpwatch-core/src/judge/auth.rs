@@ -39,7 +39,7 @@ fn sent(input: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
         // their own.
         claim = claim.with_outcome(input.session.mail_outcome()).limit(Limit::NoPassword);
     } else if exchange.reply >= 400 {
-        // Whoever listened has the password; it is not known to be a valid one.
+        // An eavesdropper has the password, but it may be invalid.
         claim.add_limit(Limit::OwnLoginRefused);
     }
     Some(claim)

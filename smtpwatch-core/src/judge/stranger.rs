@@ -12,7 +12,7 @@ const NOT_SUPPORTED: [u16; 2] = [502, 503];
 
 /// Limits the severity of a claim about an unknown client.
 pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
-    // A server without AUTH has no passwords: whoever the client is, it guesses.
+    // A server without AUTH has no passwords: any client that sends one guesses.
     let no_password_here = is_login(claim.kind)
         && input.role == Role::Server
         && claim.reply.is_some_and(|code| NOT_SUPPORTED.contains(&code))

@@ -384,7 +384,7 @@ fn a_store_of_schema_4_is_upgraded_in_place() {
             Connection::open(&path).expect("a database").query_row(causes, [], |row| row.get(0)).expect("causes");
         assert_eq!(causes, "auth-plaintext 102, starttls-stripped 201");
 
-        // It goes on as any other store.
+        // The store continues like any other.
         store.count_held().expect("a count");
         let next = finding(Draft { severity: Severity::Info, ..STRIP }, 100, START);
         keep(&mut store, &[next], &Retention { findings: 4, ..WIDE }, START);

@@ -1,4 +1,4 @@
-//! Figures from findings: how many of which severity, incidents, notifications, and the order of the page.
+//! Figures from findings: numbers by severity, incidents, notifications, and the order on the start page.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -48,7 +48,7 @@ pub struct Raised {
 /// What the monitor misses or sees in another order, in sessions of 1,000.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Monitor {
-    /// Sessions of which one packet in fifty is not captured.
+    /// Sessions in which one packet in fifty is not captured.
     pub lossy: usize,
     /// Sessions in which neighbouring packets are captured in the wrong order.
     pub reordered: usize,
@@ -56,7 +56,7 @@ pub struct Monitor {
     pub duplicated: usize,
     /// Sessions that travel in segments of a few bytes.
     pub cut: usize,
-    /// Sessions of which every second packet is captured.
+    /// Sessions in which every second packet is captured.
     pub sampled: usize,
 }
 
@@ -207,7 +207,7 @@ impl Monitor {
             let copies = |packet: &crate::scenario::OwnedSegment| vec![packet.clone(); 1 + usize::from(dice.one_in(5))];
             talk.packets = talk.packets.iter().flat_map(copies).collect();
         }
-        // The handshake keeps its order: it tells which side is which.
+        // The handshake keeps its order: it shows which side is the client.
         for place in 4..talk.packets.len() {
             if reordered && dice.one_in(4) {
                 talk.packets.swap(place - 1, place);

@@ -11,7 +11,7 @@ const END: usize = 22;
 const ENTRY: usize = 46;
 /// Size of a local file header in bytes, without its variable fields.
 const LOCAL: usize = 30;
-/// Maximum length of an archive's comment.
+/// Maximum length of an archive's comment in bytes.
 const COMMENT: usize = 0xffff;
 
 /// Why an archive is rejected.
@@ -23,7 +23,7 @@ pub enum ZipError {
     /// The archive has more files than the bound.
     #[error("{0} further files are not read")]
     TooMany(usize),
-    /// It is encrypted.
+    /// A file of the archive is encrypted.
     #[error("a file in it is encrypted")]
     Encrypted,
     /// The compression method is not supported.
@@ -42,7 +42,8 @@ pub(super) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-/// The content of each file; at most `most` files, each of at most `longest` bytes.
+/// The content of each file, or why it cannot be extracted. Reads at most `most` files; each may have at most `longest`
+/// bytes.
 pub(super) fn files(bytes: &[u8], most: usize, longest: usize) -> Result<Vec<Result<Vec<u8>, ZipError>>, ZipError> {
     let from = bytes.len().saturating_sub(END + COMMENT);
     let tail = bytes.get(from..).ok_or(ZipError::Damaged)?;

@@ -35,7 +35,7 @@ pub struct StoreHealth {
 /// Attached and missing hooks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CaptureStatus {
-    /// One line for each hook with our program.
+    /// One line for each hook that a program of smtpwatch is attached to.
     pub attached: Vec<String>,
     /// One line for each configured hook or interface that is missing.
     pub missing: Vec<String>,

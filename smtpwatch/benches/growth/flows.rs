@@ -24,7 +24,7 @@ use crate::{
 const BATCH: usize = 1_024;
 /// Minimum number of sessions in a measurement.
 const SESSIONS: usize = 200_000;
-/// Rounds, the fastest of which counts. A million flows are played once: that takes minutes, and is long enough.
+/// Number of rounds; the fastest one counts. A million flows are replayed once, because that takes minutes.
 const ROUNDS: usize = 3;
 const OWNERS: [Owner; 2] = [Owner::Gate, Owner::Engine];
 /// 2026-11-23T15:00:00Z, in nanoseconds.

@@ -59,7 +59,7 @@ pub struct SilenceArgs {
     pub(crate) end: Option<PeerPattern>,
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Listen address of the running daemon, which is told to reload its configuration.
+    /// Listen address of the running daemon, which then reloads its configuration.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
     /// Format of the list [default: text on a terminal, else json, one object per line].
@@ -266,7 +266,7 @@ enum Reload {
     Unreached(String),
 }
 
-/// Tells the daemon at `listen` to reload its configuration.
+/// Requests a reload of the configuration from the daemon at `listen`.
 fn reload(listen: SocketAddr) -> Reload {
     let address = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), listen.port()),

@@ -27,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Files {
-    /// The store of a host that received mail in such sessions: a replay with this host as the server.
+    /// Creates the store of a host that received mail in `sessions`: a replay with this host as the server.
     fn store_of(&self, sessions: &[Vec<traffic::Packet>]) -> String {
         let packets: Vec<_> = sessions
             .iter()

@@ -1,4 +1,4 @@
-//! Decoys: frames that the host discards, or with the host's own source address, sent beside a session.
+//! Decoys: frames sent during a session that the host discards, or that have the host's own source address.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use smtpwatch_tests::userspace_tcp::Endpoint;
 use super::bench::Bench;
 use super::dialogue::{Act, Moment, Said, Side, WITH_STARTTLS, false_tls, forge, tls_flights};
 
-/// What the attacker sends beside a session, and at which moment.
+/// What the attacker sends in addition to a session, and at which moment.
 pub struct Decoy {
     name: &'static str,
     moment: Moment,
@@ -23,7 +23,7 @@ pub struct Decoy {
 struct Means<'a> {
     /// The end that the attacker plays in the real session.
     side: Side,
-    /// The flaw of its frames.
+    /// The flaw of the decoy's frames.
     flaw: Flaw,
     /// A dialogue that continues from this moment to TLS.
     said: &'a [Said],
@@ -327,7 +327,7 @@ fn rst_at(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
 /// A kind of session that is attacked.
 pub type Session = fn(&mut Bench<'_>, &mut Act<'_>) -> Result<()>;
 
-/// Tries `decoys` beside a cleartext session, which must be found, and beside a legitimate one, which must raise
+/// Tries each decoy during a cleartext session, which must be found, and during a legitimate session, which must raise
 /// nothing. The attacker plays `side`.
 pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cleartext, honest): (Session, Session)) {
     let flights = match tls_flights(&bench.ground.identity) {
@@ -361,8 +361,8 @@ pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cle
     }
 }
 
-/// A SYN of the client at this distance from its initial sequence number: with the host's source address, or as the
-/// peer that the attacker plays.
+/// Injects a SYN of the client at this distance from its initial sequence number. If the attacker plays the server, the
+/// SYN has the host's source address.
 pub fn syn(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     if endpoint.remote.port() >= 1024 {
         let seq = endpoint.remote_isn.wrapping_add(distance);
@@ -372,7 +372,8 @@ pub fn syn(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     endpoint.inject(&endpoint.frame(Tcp { seq, ack: 0, ..endpoint.tcp(SYN, b"") }))
 }
 
-/// The server's SYN-ACK to [`syn`], likewise.
+/// Injects the server's SYN-ACK that answers [`syn`]. If the attacker plays the client, it has the host's source
+/// address.
 pub fn syn_ack(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     let (isn, remote) = (endpoint.isn.wrapping_add(distance), endpoint.remote_isn.wrapping_add(distance));
     let tcp = endpoint.tcp(SYN | ACK, b"");

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::host;
 
-/// Rounds, the fastest of which counts: for programs that take a fraction of a second, and for the others.
+/// Number of rounds; the fastest one counts. The second number is for programs that take seconds.
 const ROUNDS: usize = 9;
 const ROUNDS_SLOW: usize = 2;
 
