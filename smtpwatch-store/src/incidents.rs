@@ -365,13 +365,16 @@ impl Cursor {
         key(self) < key(other)
     }
 
-    /// Whether it is a position of a list in this order.
+    /// The same position in a list of this order. A position of a list by time has no severity: by worth, it counts as one of
+    /// the highest severity.
     #[must_use]
-    pub const fn is_of(&self, sort: Sort) -> bool {
-        match sort {
-            Sort::Time => self.severity.is_none(),
-            Sort::Worth => self.severity.is_some(),
-        }
+    pub const fn in_order(self, sort: Sort) -> Self {
+        let severity = match (sort, self.severity) {
+            (Sort::Time, _) => None,
+            (Sort::Worth, None) => Some(Severity::Critical as i64),
+            (Sort::Worth, severity) => severity,
+        };
+        Self { severity, ..self }
     }
 }
 

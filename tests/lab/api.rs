@@ -28,7 +28,7 @@ const SEED: &str = "1";
 /// Time limit for the whole run of the tool.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Number of operations that are tested.
-const OPERATIONS: usize = 13;
+const OPERATIONS: usize = 14;
 /// An endless stream is left out: the tool waits for the end of a response.
 const LEFT_OUT: &str = "/events$";
 

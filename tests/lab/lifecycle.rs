@@ -32,7 +32,7 @@ const NOTICED: Duration = Duration::from_secs(30);
 /// Number of attempts.
 const TRIALS: usize = 3;
 /// Time limit for the end of the process after any signal, also on a busy machine.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_secs(180);
 
 /// A gateway whose peer offers no TLS.
 struct Site {

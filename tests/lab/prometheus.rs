@@ -36,7 +36,7 @@ fn alert_fires() {
         let alertmanager = Alertmanager::start(&path.gateway)?;
         // The daemon also sends alerts directly, in addition to the path through Prometheus.
         let tables = format!(
-            "[alertmanager]\nurls = [\"http://{}\"]\nresend_seconds = 1\nhold_minutes = 1\n",
+            "[[rule]]\nstarttls = \"required\"\n[alertmanager]\nurls = [\"http://{}\"]\nresend_seconds = 1\nhold_minutes = 1\n",
             alertmanager::ADDRESS
         );
         let options = Options { rules: &tables, ..Options::default() };

@@ -118,10 +118,7 @@ fn filter_of(request: &Request) -> Result<Filter, Problem> {
         kinds.push(kind.parse().map_err(|_| Problem::value(&p::KIND))?);
     }
     let sort = request.value(&p::SORT)?.unwrap_or_default();
-    let after: Option<Cursor> = request.value(&p::CURSOR)?;
-    if after.is_some_and(|after| !after.is_of(sort)) {
-        return Err(Problem::value(&p::CURSOR));
-    }
+    let after = request.value::<Cursor>(&p::CURSOR)?.map(|after| after.in_order(sort));
     Ok(Filter {
         since: moment(&p::SINCE)?,
         until: moment(&p::UNTIL)?,

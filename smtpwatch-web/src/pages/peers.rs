@@ -115,8 +115,8 @@ fn further(query: &FilterQuery, cursor: PeerCursor) -> String {
 /// Rows of peers. On a narrow screen each row becomes a card; the ARIA roles keep it a table for screen readers.
 fn table(peers: &[PeerUse]) -> Markup {
     html! {
-        table.cards.peers role="table" {
-            caption role="caption" { "The last " (DAYS) " days, in UTC" }
+        p #days { "The last " (DAYS) " days, in UTC" }
+        table.cards.peers role="table" aria-describedby="days" {
             thead role="rowgroup" {
                 tr role="row" {
                     th scope="col" role="columnheader" { "Peer" }
