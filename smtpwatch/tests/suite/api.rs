@@ -311,7 +311,8 @@ fn what_must_be_looked_at_comes_first() {
     let first = server.json("/incidents?sort=worth&limit=2");
     let next = first["next"].as_str().unwrap();
     assert_eq!(peers(&format!("sort=worth&limit=1&cursor={next}")), strips[2..]);
-    server.get(&format!("/incidents?cursor={next}")).is_problem(400);
+    // A position of one order is one of the other too: every request that the document allows has an answer.
+    assert_eq!(server.get(&format!("/incidents?cursor={next}")).status, 200);
     server.get("/incidents?sort=severity").is_problem(400);
 
     let page = |path: &str| {
@@ -404,7 +405,7 @@ fn hostile_questions_get_a_problem() {
         ("/incidents?limit=99999999999999999999999999".to_owned(), "limit"),
         ("/incidents?limit=1&limit=2".to_owned(), "limit"),
         ("/incidents?cursor=".to_owned(), "cursor"),
-        ("/incidents?cursor=1-2-3".to_owned(), "cursor"),
+        ("/incidents?cursor=1-2-5".to_owned(), "cursor"),
         ("/incidents?cursor=99999999999999999999-1".to_owned(), "cursor"),
         ("/incidents?cursor=1%00-1".to_owned(), "cursor"),
         ("/incidents?kind=nothing".to_owned(), "kind"),
