@@ -6,7 +6,10 @@ use crate::{
     policy::{
         expectation::Subject,
         failures::{FailedHandshakes, Failure},
-        history::{HistoryKey, HistoryPeer, SessionNote},
+        history::{
+            HistoryKey, HistoryPeer, SessionNote,
+            surprise::{Prior, Priors},
+        },
     },
     smtp::{HandshakeEnd, Starttls, TlsPhase},
 };
@@ -56,11 +59,11 @@ impl Engine {
         if let Some(granted) = granted {
             let priors = self.history.priors(flow.role);
             let surprise = known.and_then(|known| {
-                let (prior, rate) = match flow.role {
-                    Role::Client => (priors.offered, &known.offered),
-                    Role::Server => (priors.used, &known.used),
+                let (rate, prior): (_, fn(&Priors) -> Prior) = match flow.role {
+                    Role::Client => (&known.offered, Priors::offered),
+                    Role::Server => (&known.used, Priors::used),
                 };
-                rate.is_strong(self.settings.strength).then(|| prior.of_next(rate))
+                rate.is_strong(self.settings.strength).then(|| prior(&priors).of_next(rate))
             });
             self.scopes[flow.role as usize].note(at, subject.peer(), granted, surprise);
         }

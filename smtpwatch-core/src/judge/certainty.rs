@@ -42,9 +42,9 @@ pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
         return;
     };
     let (rate, prior) = if about_use {
-        (record.used, input.expectation.priors.used)
+        (record.used, input.expectation.priors.used())
     } else {
-        (record.offered, input.expectation.priors.offered)
+        (record.offered, input.expectation.priors.offered())
     };
     if claim.evidence <= Evidence::Regression {
         limit_by_probability(input, claim, &rate, prior);
@@ -78,7 +78,7 @@ pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
 /// of resources refuse it too (FP-2).
 fn limit_refusal(input: &RuleInput<'_>, claim: &mut Claim) {
     match input.expectation.uses {
-        Some(record) => limit_by_probability(input, claim, &record.used, input.expectation.priors.used),
+        Some(record) => limit_by_probability(input, claim, &record.used, input.expectation.priors.used()),
         None => claim.add_limit(Limit::Possible),
     }
 }

@@ -195,9 +195,9 @@ impl History {
 
     /// What is known of a peer of this role before its first session.
     #[must_use]
-    pub fn priors(&self, role: Role) -> Priors {
-        let [offered, used] = &self.populations[role as usize];
-        Priors { offered: offered.prior(), used: used.prior() }
+    pub const fn priors(&self, role: Role) -> Priors {
+        let [offered, used] = self.populations[role as usize];
+        Priors { offered, used }
     }
 
     /// Every record, in no particular order.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use smtpwatch_core::{Role, engine::SessionResult, finding::Severity};
+use smtpwatch_core::{Role, engine::SessionResult, finding::Severity, policy::history::surprise::grouped};
 
 use super::{
     Worlds,
@@ -142,13 +142,13 @@ fn bound(checked: &Checked) -> String {
 
 fn world(text: &mut String, title: &str, played: &Played) {
     let results = SessionResult::ALL.iter().zip(played.results);
-    let results: Vec<_> = results.map(|(result, count)| format!("{} {}", thousands(count), result.as_str())).collect();
+    let results: Vec<_> = results.map(|(result, count)| format!("{} {}", grouped(count), result.as_str())).collect();
     push(
         text,
         format_args!(
             "\n## {title}\n\n{} sessions of {} peers in 30 days. Results: {}.\n",
-            thousands(played.sessions as u64),
-            thousands(played.peers as u64),
+            grouped(played.sessions as u64),
+            grouped(played.peers as u64),
             results.join(", ")
         ),
     );
@@ -175,7 +175,7 @@ fn world(text: &mut String, title: &str, played: &Played) {
     for (habit, counts) in by_habit(&played.raised) {
         if counts[Severity::Low as usize..].iter().any(|count| *count > 0) {
             let (truth, name) = (HABITS[habit].truth.as_str(), HABITS[habit].name);
-            let sessions = thousands(played.by_habit[habit]);
+            let sessions = grouped(played.by_habit[habit]);
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
             let cells = cells(&counts, |count| count as f64);
             push(text, format_args!("| {truth} | `{name}` | {sessions} |{cells}\n"));
@@ -233,7 +233,7 @@ fn spreads(text: &mut String, worlds: &Worlds) {
         text,
         format_args!(
             "\nDay of guesses: {} guessed passwords of 300 bots, 400 honest sessions of 40 peers with much history, and one real strip at noon.\n",
-            thousands(worlds.guesses.guesses as u64)
+            grouped(worlds.guesses.guesses as u64)
         ),
     );
 }
@@ -248,25 +248,12 @@ fn number(number: f64) -> String {
         "never".to_owned()
     } else if number >= 1000.0 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        thousands(number.round() as u64)
+        grouped(number.round() as u64)
     } else if (number - number.round()).abs() < 0.05 {
         format!("{number:.0}")
     } else {
         format!("{number:.1}")
     }
-}
-
-/// With a comma before every three digits.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {

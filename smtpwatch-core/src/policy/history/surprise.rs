@@ -32,13 +32,25 @@ pub struct Prior {
     pub without: f64,
 }
 
-/// The priors of the two rates of a record.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+/// The priors of the two rates of a record. Each is computed when it is needed: most judgements need none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Priors {
+    pub(super) offered: Population,
+    pub(super) used: Population,
+}
+
+impl Priors {
     /// Of the offer.
-    pub offered: Prior,
+    #[must_use]
+    pub fn offered(&self) -> Prior {
+        self.offered.prior()
+    }
+
     /// Of its use.
-    pub used: Prior,
+    #[must_use]
+    pub fn used(&self) -> Prior {
+        self.used.prior()
+    }
 }
 
 impl Default for Prior {
@@ -180,7 +192,8 @@ pub fn one_in(probability: f64) -> String {
 }
 
 /// A number with commas between groups of three digits.
-fn grouped(number: u64) -> String {
+#[must_use]
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
