@@ -84,32 +84,11 @@ impl Cause {
     }
 }
 
-/// Whose doing a finding shows. The kinds are those whose deciding bytes this host's own server sent.
+/// Whose doing a finding shows.
 fn about(finding: &Finding) -> About {
-    match (finding.role, finding.kind) {
-        (Role::Server, Kind::AuthOfferedPlaintext | Kind::StarttlsRefused) => About::ThisHost,
-        (Role::Server, Kind::AuthPlaintext | Kind::AuthExchangePlaintext) if finding.is_by_stranger() => {
-            About::Guessing
-        }
-        (
-            Role::Client | Role::Server,
-            Kind::StarttlsStripped
-            | Kind::StarttlsMasked
-            | Kind::StarttlsRefused
-            | Kind::StarttlsUnused
-            | Kind::CommandRewritten
-            | Kind::EhloDowngraded
-            | Kind::TlsHandshakeFailed
-            | Kind::DowngradeRetry
-            | Kind::TlsDowngraded
-            | Kind::CertificateMismatch
-            | Kind::CommandInjection
-            | Kind::ResponseInjection
-            | Kind::AuthPlaintext
-            | Kind::AuthExchangePlaintext
-            | Kind::AuthOfferedPlaintext
-            | Kind::PolicyViolation
-            | Kind::StreamTampering,
-        ) => About::Peer,
+    match finding.role {
+        Role::Server if finding.kind.is_of_own_listener() => About::ThisHost,
+        Role::Server if finding.kind.is_login() && finding.is_by_stranger() => About::Guessing,
+        Role::Client | Role::Server => About::Peer,
     }
 }

@@ -99,6 +99,18 @@ vocabulary! {
 }
 
 impl Kind {
+    /// A credential, or what it can be guessed from, crossed in cleartext.
+    #[must_use]
+    pub const fn is_login(self) -> bool {
+        matches!(self, Self::AuthPlaintext | Self::AuthExchangePlaintext)
+    }
+
+    /// As the server, this host's own listener sends the deciding bytes.
+    #[must_use]
+    pub const fn is_of_own_listener(self) -> bool {
+        matches!(self, Self::AuthOfferedPlaintext | Self::StarttlsRefused)
+    }
+
     /// Whether a policy about STARTTLS can strengthen the evidence of this kind.
     #[must_use]
     pub const fn is_about_starttls(self) -> bool {
